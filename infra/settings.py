@@ -1,0 +1,111 @@
+"""Every setting of Headrace in one place: from the environment (`HEADRACE_…`), or else from the running local stack."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from streams.errors import RetryableError
+
+
+class StackNotRunning(RetryableError):
+    """No address is known for a server: start the local stack with `./headrace up`, or set the server's HEADRACE_ variable."""
+
+    def __init__(self, component: str, home: Path) -> None:
+        super().__init__("stack_not_running", f"no address of {component}: no local stack is running in {home}", "start it with: ./headrace up")
+
+
+class Settings(BaseSettings):
+    """Each field can be set as `HEADRACE_<NAME>`. A URL that is set replaces the local component, which then isn't started."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_", frozen=True)
+
+    home: Path = Field(Path(".headrace"), description="Folder of the local stack: data, logs, models, stack.json, credentials.json. Another folder is another, independent stack.")
+    cache: Path = Field(Path(".headrace-cache"), description="Downloaded jars and models. Shared by all stacks; losing it costs a download.")
+    data: Path = Field(Path("../shared/data"), description="Folder of the measured data sets. Without it benchmarks use a small generated set and say so.")
+
+    kafka_bootstrap: str = Field("", description="host:port of a Kafka to use instead of the local one.")
+    kafka_security: Literal["SASL_PLAINTEXT", "SASL_SSL"] = Field("SASL_PLAINTEXT", description="SASL_SSL wherever the network is not your own.")
+    kafka_username: str = Field("", description="Overrides the SCRAM user that a service has by its name.")
+    kafka_password: str = Field("", description="Password of kafka_username.")
+    registry_url: str = Field("", description="Base URL of a Confluent-compatible schema registry to use instead of the local one.")
+    redis_url: str = Field("", description="redis:// or rediss:// URL to use instead of the local Valkey.")
+
+    tenants: tuple[str, ...] = Field(("local",), description="Tenants that may send requests; each has its own reply topic and Kafka user.")
+    partitions: int = Field(4, ge=1, description="Partitions of the request, reply and lifecycle topics. More spread wider and cost memory; it can only grow.")
+    worker_slots: int = Field(8, ge=1, description="Partitions of the dispatch topic: the most deep-learning workers there can ever be.")
+    replication: int = Field(1, ge=1, description="Replicas of each topic. 3 with min.insync.replicas 2 where there are three brokers.")
+
+    model: str = Field("smollm2-135m-instruct", description="Model that answers where a request names none.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N. auto takes CUDA where there is one.")
+    workers: int = Field(1, ge=0, description="Deep-learning agents that `up` starts (one per GPU).")
+    batch_size: int = Field(4, ge=1, description="Requests that a deep-learning agent runs in one batch. More raises throughput and each one's latency.")
+    torch_threads: int = Field(0, ge=0, description="CPU threads for torch; 0 lets torch choose.")
+    token_group_ms: int = Field(20, ge=0, description="Tokens of one request are grouped over at most this long before they are published.")
+
+    max_request_bytes: int = Field(262_144, description="A larger request record is rejected at admission.")
+    max_tokens_limit: int = Field(4096, description="The most tokens a request may ask for.")
+    default_max_tokens: int = Field(256, description="Tokens to generate where a request does not say.")
+    default_deadline_s: float = Field(60.0, description="Deadline of a request that names none.")
+    max_deadline_s: float = Field(600.0, description="A later deadline is cut to this; it bounds how far back state is rebuilt from the log.")
+    known_max_temperature: float = Field(0.0, description="Answers sampled at a higher temperature are never learned or served as known.")
+
+    heartbeat_s: float = Field(1.0, description="Interval of a worker's reports. Three missed ones are its death, so it bounds how fast work moves on.")
+    session_timeout_s: float = Field(6.0, description="Consumer-group session: how long a dead agent keeps its partitions. Kafka's lower bound is 6 s.")
+    watchdog_s: float = Field(15.0, description="An agent whose event loop stands still this long is restarted by the supervisor.")
+    log_level: str = Field("INFO", description="Level of the services' logs.")
+    failpoints: str = Field("", description="Only for fault tests: `name=kill@N[,…]` ends the process with SIGKILL when it reaches point `name` the N-th time.")
+
+    @cached_property
+    def stack(self) -> dict[str, Any]:
+        """What `up` wrote about the running local stack, or {} where there is none."""
+        path = self.home / "stack.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    @property
+    def bootstrap(self) -> str:
+        """host:port of Kafka: the setting, or the local stack's."""
+        return self.kafka_bootstrap or str(self._component("kafka")["bootstrap"])
+
+    @property
+    def registry(self) -> str:
+        """Base URL of the registry's Confluent API."""
+        return self.registry_url or str(self._component("registry")["url"])
+
+    @property
+    def redis(self) -> str:
+        """URL of Redis or Valkey."""
+        return self.redis_url or str(self._component("redis")["url"])
+
+    def _component(self, name: str) -> dict[str, Any]:
+        components = self.stack.get("components", {})
+        if name not in components:
+            raise StackNotRunning(name, self.home)
+        return dict(components[name])
+
+    def credentials(self) -> dict[str, str]:
+        """Secrets of the local stack by user name, made at first use and kept in `credentials.json` (mode 0600).
+
+        Also holds "digest-secret", the master key of the per-tenant text digests.
+        """
+        path = self.home / "credentials.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def ensure_credentials(self, users: tuple[str, ...]) -> dict[str, str]:
+        """Make the missing secrets, keep the existing ones, return all."""
+        known = self.credentials()
+        missing = {user: secrets.token_urlsafe(24) for user in (*users, "digest-secret") if user not in known}
+        if missing:
+            self.home.mkdir(parents=True, exist_ok=True)
+            path = self.home / "credentials.json"
+            part = path.with_suffix(".part")
+            part.touch(mode=0o600)
+            part.write_text(json.dumps(known | missing, indent=1))
+            part.replace(path)
+        return known | missing
