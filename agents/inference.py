@@ -1,0 +1,224 @@
+"""The inference service: admits requests, answers what is known, and sends the rest to the deep-learning service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import UUID
+
+from agents.refusals import Refusals
+from schemas.codec import Codec, UndecodableRecord
+from schemas.events import AnswerLearned, DeepLearningRequested, InferenceCompleted, InferenceRequested, Position, RequestAdmitted
+from schemas.headers import RecordHeaders
+from schemas.ids import derived_event_id, final_event_id, named_event_id
+from streams.acknowledging import Acknowledger
+from streams.admission import AdmissionLimits, Admitted, RequestRefused, admit, check_size
+from streams.app import batches, bytes_topic
+from streams.errors import RetryableError
+from streams.failpoints import Failpoints
+from streams.ports import AnswerStore, Clock, Outgoing, Publisher
+from streams.routing import EntryIds
+from streams.telemetry import Metrics, Tracing
+from streams.topics import DL_REQUESTS, INFERENCE, LIFECYCLE, REQUESTS
+
+log = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 500  # bounds the latency of the first of a batch; larger ones measured no faster
+_LOOK_UPS_AT_ONCE = 8  # of schema ids met for the first time: garbage may not occupy the registry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferencePorts:
+    """What the inference service needs of the world."""
+
+    publisher: Publisher
+    answers: AnswerStore
+    codec: Codec
+    clock: Clock
+    entry_ids: EntryIds
+    limits: AdmissionLimits
+    metrics: Metrics
+    tracing: Tracing
+    failpoints: Failpoints
+
+
+@dataclass(slots=True)
+class _Work:
+    """One request record on its way through a batch, and the records derived from it."""
+
+    event: Any
+    headers: RecordHeaders
+    source: Position
+    admitted: Admitted | None = None
+    entry_id: str = ""
+    out: list[Outgoing] = field(default_factory=list)
+
+
+def register(app: Any, ports: InferencePorts) -> None:
+    """Add the service's agent to a Faust app."""
+    service = InferenceService(ports)
+
+    @app.agent(bytes_topic(app, REQUESTS), name="inference", concurrency=1)
+    async def inference(stream: Any) -> None:
+        async for batch in batches(stream, MOST_AT_ONCE):
+            await service.handle(batch)
+
+
+class InferenceService:
+    """Handles batches of request records. Several batches may wait for their acknowledgement at once."""
+
+    def __init__(self, ports: InferencePorts) -> None:
+        self._ports = ports
+        self._refusals = Refusals(INFERENCE, ports.limits, ports.clock)
+        self._acks = Acknowledger(ports.publisher, ports.failpoints, INFERENCE)
+        self._look_ups = asyncio.Semaphore(_LOOK_UPS_AT_ONCE)
+        self._apart: set[asyncio.Task[None]] = set()
+
+    async def handle(self, events: Sequence[Any]) -> None:
+        """Handle a batch. What needs a question to the registry goes apart, so that garbage holds nobody up."""
+        codec = self._ports.codec
+        known = [event for event in events if codec.knows(event.value)]
+        if len(known) < len(events):
+            for event in events:
+                if not codec.knows(event.value):
+                    task = asyncio.create_task(self._look_up_then_handle(event))
+                    self._apart.add(task)
+                    task.add_done_callback(self._apart.discard)
+        if known:
+            await self._handle_decodable(known)
+
+    async def _look_up_then_handle(self, event: Any) -> None:
+        async with self._look_ups:
+            while True:
+                try:
+                    await asyncio.to_thread(self._ports.codec.decode, event.value)
+                    break
+                except UndecodableRecord:
+                    break
+                except OSError as error:  # without the registry nobody can tell: the record waits, others go on
+                    log.warning("registry_away reason=%s", error)
+                    await asyncio.sleep(1.0)
+            await self._handle_decodable([event])
+
+    async def _handle_decodable(self, events: Sequence[Any]) -> None:
+        works = [self._admit(event) for event in events]
+        asked = {w.entry_id: None for w in works if w.admitted is not None and w.admitted.known_allowed}
+        answers, away = await self._known(list(asked))
+        for work in works:
+            if work.admitted is not None:
+                try:
+                    self._answer_or_pass_on(work, work.admitted, answers, away)
+                except Exception as error:  # one request's failure is its own
+                    log.exception("request_failed request_id=%s", work.admitted.request.request_id)
+                    work.out = self._refusals.failed(work.event.message, work.headers, work.admitted, error)
+        self._ports.metrics.batch_size.labels(INFERENCE).observe(len(events))
+        await self._acks.publish_then_ack([(w.event, w.out) for w in works])
+
+    def _admit(self, event: Any) -> _Work:
+        message = event.message
+        source = Position(topic=message.topic, partition=message.partition, offset=message.offset)
+        work = _Work(event, RecordHeaders.parse(message.headers), source)
+        ports = self._ports
+        request: InferenceRequested | None = None
+        try:
+            check_size(event.value, ports.limits)
+            decoded = ports.codec.decode(event.value)
+            if not isinstance(decoded, InferenceRequested):
+                raise UndecodableRecord(f"{type(decoded).__name__} does not belong on {REQUESTS}")
+            request = decoded
+            work.admitted = admit(request, work.headers, ports.limits, ports.clock.now_ms())
+            work.entry_id = ports.entry_ids.entry_id(work.admitted.request)
+        except (UndecodableRecord, RequestRefused) as error:
+            work.out = self._refusals.rejected(message, work.headers, request, error)
+            code = error.code if isinstance(error, RequestRefused) else "undecodable"
+            ports.metrics.requests.labels(code).inc()
+        except Exception as error:  # a request that raises where none should: kept for a person to look at
+            log.exception("admission_failed position=%s", work.source)
+            work.out = self._refusals.rejected(message, work.headers, request, error)
+        return work
+
+    async def _known(self, entry_ids: list[str]) -> tuple[Mapping[str, bytes], bool]:
+        """Known answers, and whether the store was away: then everything is unknown, which is slow but right."""
+        try:
+            return await self._ports.answers.get_many(entry_ids), False
+        except RetryableError as error:
+            log.warning("answers_away reason=%s", error)
+            self._ports.metrics.store_away.inc()
+            return {}, True
+
+    def _answer_or_pass_on(self, work: _Work, admitted: Admitted, answers: Mapping[str, bytes], away: bool) -> None:
+        self._ports.failpoints.reach("inference.handle")
+        value = answers.get(work.entry_id) if admitted.known_allowed else None
+        if value is not None:
+            learned = self._ports.codec.decode(value)
+            assert isinstance(learned, AnswerLearned), learned
+            work.out = [self._completed(work, admitted, learned)]
+            self._ports.metrics.requests.labels("exact").inc()
+            return
+        reason = "the store of known answers is away" if away else self._why_unknown(admitted)
+        work.out = self._passed_on(work, admitted, reason)
+        self._ports.metrics.requests.labels("admitted").inc()
+
+    @staticmethod
+    def _why_unknown(admitted: Admitted) -> str:
+        if admitted.known_allowed:
+            return "no identical request was answered before"
+        return f"known answers are not asked for (cache {admitted.request.cache}, temperature {admitted.request.parameters.temperature})"
+
+    def _completed(self, work: _Work, admitted: Admitted, learned: AnswerLearned) -> Outgoing:
+        request, now = admitted.request, self._ports.clock.now_ms()
+        event = InferenceCompleted(
+            request_id=request.request_id, tenant=request.tenant, model=request.model, tier="exact",
+            reason="an identical request was answered before", text=learned.text, finish_reason=learned.finish_reason,
+            prompt_tokens=learned.prompt_tokens, completion_tokens=learned.completion_tokens,
+            entry_id=learned.entry_id, learned_from=learned.learned_from,
+            requested_at=request.requested_at, admitted_at=now, completed_at=now, source=work.source,
+        )  # fmt: skip
+        self._ports.metrics.request_seconds.labels("exact").observe(max(0, now - request.requested_at) / 1000)
+        headers = self._headers(work, admitted, event, final_event_id(request.tenant, request.request_id))
+        return Outgoing(
+            topic=admitted.reply_to.topic, partition=admitted.reply_to.partition,
+            key=request.request_id.encode(), event=event, headers=headers,
+        )  # fmt: skip
+
+    def _passed_on(self, work: _Work, admitted: Admitted, reason: str) -> list[Outgoing]:
+        request, now = admitted.request, self._ports.clock.now_ms()
+        p = request.parameters
+        seed = p.seed if p.seed is not None else UUID(request.request_id).int & (1 << 62) - 1
+        asked = DeepLearningRequested(
+            request_id=request.request_id, tenant=request.tenant, model=request.model, messages=request.messages,
+            parameters=replace(p, seed=seed), priority=request.priority, entry_id=work.entry_id if admitted.cacheable else None,
+            requested_at=request.requested_at, admitted_at=now, deadline_at=admitted.deadline_ms,
+            reply_to=admitted.reply_to, source=work.source,
+        )  # fmt: skip
+        told = RequestAdmitted(
+            request_id=request.request_id, tenant=request.tenant, model=request.model, reason=reason,
+            requested_at=request.requested_at, admitted_at=now, deadline_at=admitted.deadline_ms,
+            reply_to=admitted.reply_to, source=work.source,
+        )  # fmt: skip
+        asked_id = derived_event_id(work.source.topic, work.source.partition, work.source.offset)
+        told_id = named_event_id(request.request_id, "admitted", work.source.partition, work.source.offset)
+        return [
+            Outgoing(
+                topic=LIFECYCLE, key=request.request_id.encode(), event=told, headers=self._headers(work, admitted, told, told_id)
+            ),
+            Outgoing(
+                topic=DL_REQUESTS, key=request.model.encode(), event=asked, headers=self._headers(work, admitted, asked, asked_id)
+            ),
+        ]
+
+    def _headers(self, work: _Work, admitted: Admitted, event: object, event_id: str) -> RecordHeaders:
+        request, tracing = admitted.request, self._ports.tracing
+        return RecordHeaders(
+            event=type(event).__name__,
+            tenant=request.tenant,
+            event_id=event_id,
+            causation_id=work.headers.event_id or derived_event_id(work.source.topic, work.source.partition, work.source.offset, -1),
+            correlation_id=request.request_id,
+            traceparent=tracing.hop(INFERENCE, work.headers.traceparent, request.requested_at, {"request_id": request.request_id}),
+            deadline_ms=admitted.deadline_ms,
+            reply_to=admitted.reply_to,
+        )

@@ -1,0 +1,301 @@
+"""The events of Headrace as frozen classes. `avro/*.avsc` is the source of truth; a test holds these equal to it.
+
+All times are milliseconds since the epoch. What each field means stands in its schema's `doc`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schemas.record import Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message(Record):
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters(Record):
+    """How to generate, as in the OpenAI API."""
+
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position(Record):
+    """A place on the log."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceRequested(Record):
+    """A producer or the bridge asks for an answer. Key: the routing digest of scope and prompt."""
+
+    request_id: str
+    tenant: str
+    model: str
+    task: str = "generate"
+    messages: tuple[Message, ...]
+    parameters: Parameters
+    priority: int = 0
+    cache: str = "default"
+    requested_at: int
+    deadline_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceCompleted(Record):
+    """The final event of a request that was answered. Carries all the facts of the way, so that a known answer costs one record."""
+
+    request_id: str
+    tenant: str
+    model: str
+    tier: str
+    reason: str
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    entry_id: str | None = None
+    learned_from: str | None = None
+    requested_at: int
+    admitted_at: int
+    dispatched_at: int | None = None
+    started_at: int | None = None
+    first_token_at: int | None = None
+    completed_at: int
+    worker: str | None = None
+    epoch: int = 0
+    source: Position
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceRejected(Record):
+    """The final event of a request that was refused before any work was done on it."""
+
+    request_id: str
+    tenant: str
+    code: str
+    reason: str
+    retryable: bool
+    remedy: str
+    requested_at: int | None = None
+    rejected_at: int
+    source: Position
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceFailed(Record):
+    """The final event of an admitted request that got no answer."""
+
+    request_id: str
+    tenant: str
+    code: str
+    reason: str
+    retryable: bool
+    remedy: str
+    stage: str
+    epoch: int = 0
+    requested_at: int | None = None
+    failed_at: int
+    source: Position
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokensGenerated(Record):
+    """Some tokens of one answer, in order. A reader drops indices it has seen, and epochs older than the newest it has seen."""
+
+    request_id: str
+    epoch: int
+    first_index: int
+    token_ids: tuple[int, ...]
+    text: str
+    generated_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestAdmitted(Record):
+    """The inference service let a request in and does not know the answer."""
+
+    request_id: str
+    tenant: str
+    model: str
+    reason: str
+    requested_at: int
+    admitted_at: int
+    deadline_at: int
+    reply_to: Position
+    source: Position
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepLearningRequested(Record):
+    """An admitted request for the deep-learning service. Key: the model."""
+
+    request_id: str
+    tenant: str
+    model: str
+    messages: tuple[Message, ...]
+    parameters: Parameters
+    priority: int = 0
+    entry_id: str | None = None
+    requested_at: int
+    admitted_at: int
+    deadline_at: int
+    reply_to: Position
+    source: Position
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestQueued(Record):
+    """The dispatcher holds a request."""
+
+    request_id: str
+    model: str
+    waiting: int
+    dispatcher: str
+    dispatcher_epoch: int
+    queued_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestDispatched(Record):
+    """The dispatcher placed a request on a worker. On the dispatch topic it carries the request; on the lifecycle topic it does not."""
+
+    request_id: str
+    model: str
+    worker: str
+    slot: int
+    incarnation: int
+    epoch: int
+    dispatcher_epoch: int
+    predicted_wait_ms: float | None = None
+    reason: str
+    dispatched_at: int
+    request: DeepLearningRequested | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationStarted(Record):
+    """A worker let a request into its batch."""
+
+    request_id: str
+    worker: str
+    epoch: int
+    batch_size: int
+    prompt_tokens: int
+    started_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationMoved(Record):
+    """A placement was given up, and the request waits for another worker."""
+
+    request_id: str
+    worker: str
+    epoch: int
+    reason: str
+    moved_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationFinished(Record):
+    """A worker is done with a placement, whatever came of it. Key: the model."""
+
+    request_id: str
+    tenant: str
+    model: str
+    worker: str
+    epoch: int
+    outcome: str
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    entry_id: str | None = None
+    finished_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningRequest(Record):
+    """A placement that a worker holds."""
+
+    request_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReported(Record):
+    """A worker's heartbeat. Key: the worker's id; the topic is compacted."""
+
+    worker: str
+    slot: int
+    incarnation: int
+    model: str
+    device: str
+    slots: int
+    tokens_in_flight: int
+    prefill_tokens_per_s: float
+    service_s: float
+    running: tuple[RunningRequest, ...]
+    draining: bool = False
+    reported_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerLearned(Record):
+    """An answer that is known from now on. Key: the entry's id; the topic is compacted."""
+
+    entry_id: str
+    tenant: str
+    model: str
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    learned_from: str
+    cause: str
+    learned_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header(Record):
+    """A record header."""
+
+    name: str
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLettered(Record):
+    """A record that could not be processed, kept as it was."""
+
+    origin: Position
+    origin_timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[Header, ...]
+    service: str
+    code: str
+    reason: str
+    remedy: str
+    attempts: int
+    dead_lettered_at: int
+
+EVENTS: tuple[type[Record], ...] = (
+    InferenceRequested, InferenceCompleted, InferenceRejected, InferenceFailed, TokensGenerated,
+    RequestAdmitted, DeepLearningRequested, RequestQueued, RequestDispatched, GenerationStarted, GenerationMoved, GenerationFinished,
+    WorkerReported, AnswerLearned, DeadLettered,
+)  # fmt: skip
+Final = InferenceCompleted | InferenceRejected | InferenceFailed

@@ -1,0 +1,92 @@
+"""The Faust app of a service, set up around Faust's known traps, and batches of what is queued now.
+
+Traps (issue numbers of faust-streaming): concurrency stays 1 (#606); an exception in an agent's body acknowledges and skips the
+event (#315), so bodies catch everything; agents are named; a processed offset is acknowledged by us, after the broker has
+acknowledged what was derived from it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import faust
+from aiokafka.helpers import create_ssl_context
+from faust.auth import SASLCredentials
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaAccess:
+    """How to reach Kafka: `bootstrap` is host:port, `security` SASL_PLAINTEXT or SASL_SSL; SCRAM-SHA-256 always."""
+
+    bootstrap: str
+    security: str
+    username: str
+    password: str
+
+    def confluent(self) -> dict[str, Any]:
+        """As confluent-kafka wants it."""
+        return {
+            "bootstrap.servers": self.bootstrap,
+            "security.protocol": self.security,
+            "sasl.mechanism": "SCRAM-SHA-256",
+            "sasl.username": self.username,
+            "sasl.password": self.password,
+        }
+
+    def aiokafka(self) -> dict[str, Any]:
+        """As aiokafka wants it."""
+        return {
+            "bootstrap_servers": self.bootstrap,
+            "security_protocol": self.security,
+            "sasl_mechanism": "SCRAM-SHA-256",
+            "sasl_plain_username": self.username,
+            "sasl_plain_password": self.password,
+            "ssl_context": create_ssl_context() if self.security == "SASL_SSL" else None,
+        }
+
+
+def create_app(service: str, instance: str, access: KafkaAccess, session_timeout_s: float) -> faust.App:
+    """A Faust app for one service. `service` is the consumer group, `instance` this process's fixed name in it."""
+    ssl_context = create_ssl_context() if access.security == "SASL_SSL" else None
+    return faust.App(
+        service,
+        broker=f"kafka://{access.bootstrap}",
+        broker_credentials=SASLCredentials(
+            username=access.username, password=access.password, mechanism="SCRAM-SHA-256", ssl_context=ssl_context
+        ),
+        # A static member: after kill -9 its successor of the same name takes the partitions at once, without a rebalance.
+        consumer_group_instance_id=instance,
+        broker_session_timeout=session_timeout_s,
+        broker_heartbeat_interval=session_timeout_s / 3,
+        broker_commit_interval=1.0,
+        consumer_auto_offset_reset="earliest",  # a group that is new must not skip what was asked before its first start
+        stream_wait_empty=False,
+        topic_disable_leader=True,  # leader election has no user here, and its topic would need rights
+        topic_allow_declare=False,  # topics come from the catalogue alone
+        web_enabled=False,  # probes and metrics are served by infra.probes
+        store="memory://",
+        loghandlers=[logging.NullHandler()],  # logging is configured once, by infra.service
+        logging_config=None,
+    )
+
+
+def bytes_topic(app: faust.App, name: str) -> Any:
+    """A topic whose records reach the agent as bytes: decoding is ours, since garbage must not stop the stream."""
+    return app.topic(name, key_type=bytes, key_serializer="raw", value_type=bytes, value_serializer="raw", allow_empty=True)
+
+
+async def batches(stream: Any, most: int) -> AsyncIterator[list[Any]]:
+    """Batches of the events that are queued now, at most `most`; never waits for a second one.
+
+    `stream.take(n, within)` waits its whole window. The events are not acknowledged: call `event.ack()` on each when
+    everything derived from it is durable.
+    """
+    queue = stream.channel.queue
+    async for event in stream.noack().events():
+        batch = [event]
+        while len(batch) < most and not queue.empty():
+            batch.append(queue.get_nowait())
+        yield batch

@@ -1,0 +1,205 @@
+"""The dispatcher's decisions. Pure: `evolve` folds events into the state, `decide` says what happens next.
+
+The state can be folded anew from the log at any time: folding an event twice, or late, changes nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+
+from schemas.events import DeepLearningRequested, GenerationFinished, GenerationMoved, RequestDispatched, WorkerReported
+from schemas.record import Record
+
+MISSED_HEARTBEATS = 3
+MOST_PLACEMENTS = 4  # a request that four workers could not serve will not be served by a fifth
+_FAIL_EARLY_MS = 100  # so that the failure is on the log before the deadline
+
+
+@dataclass(slots=True)
+class Held:
+    """A request that the dispatcher is responsible for. `epoch` counts its placements; `worker` is None while it waits."""
+
+    request: DeepLearningRequested
+    epoch: int = 0
+    worker: str | None = None
+    incarnation: int = 0
+    placed_ms: int = 0
+
+
+@dataclass(slots=True)
+class Worker:
+    """A worker as its last heartbeat showed it. `seen_ms` is on the dispatcher's clock."""
+
+    report: WorkerReported
+    seen_ms: int
+
+
+@dataclass(slots=True)
+class DispatchState:
+    """What one dispatch shard holds: one partition of the deep-learning requests, and the workers of its models."""
+
+    dispatcher: str
+    dispatcher_epoch: int
+    heartbeat_ms: int
+    held: dict[str, Held] = field(default_factory=dict)
+    workers: dict[str, Worker] = field(default_factory=dict)
+    done: dict[str, int] = field(default_factory=dict)  # request id -> deadline, after which nothing of it can come any more
+    order: list[tuple[int, int, str]] = field(default_factory=list)  # heap of (-priority, deadline, request id), lazily cleaned
+
+    def waiting(self, model: str) -> int:
+        """Requests that wait for a worker of that model."""
+        return sum(1 for h in self.held.values() if h.worker is None and h.request.model == model)
+
+    def in_flight(self, worker: str) -> int:
+        """Requests placed on a worker and not finished."""
+        return sum(1 for h in self.held.values() if h.worker == worker)
+
+
+def evolve(state: DispatchState, event: Record, now_ms: int) -> None:
+    """Fold one event into the state."""
+    if isinstance(event, DeepLearningRequested):
+        if event.request_id not in state.held and event.request_id not in state.done:
+            state.held[event.request_id] = Held(event)
+            _enqueue(state, event)
+    elif isinstance(event, RequestDispatched):
+        held = state.held.get(event.request_id)
+        if held is not None and event.epoch > held.epoch:
+            held.epoch, held.worker, held.incarnation, held.placed_ms = event.epoch, event.worker, event.incarnation, event.dispatched_at
+    elif isinstance(event, GenerationMoved):
+        held = state.held.get(event.request_id)
+        if held is not None and held.worker is not None and event.epoch == held.epoch:
+            held.worker = None
+            _enqueue(state, held.request)
+    elif isinstance(event, GenerationFinished):
+        _finish(state, event)
+    elif isinstance(event, WorkerReported):
+        known = state.workers.get(event.worker)
+        if known is None or event.incarnation >= known.report.incarnation:
+            state.workers[event.worker] = Worker(event, now_ms)
+
+
+def decide(state: DispatchState, now_ms: int) -> list[Record]:
+    """What happens now: lost placements move, hopeless requests fail, waiting ones are placed while there is credit.
+
+    The caller folds each event into the state and publishes it. GenerationFinished here means that the dispatcher gave up.
+    """
+    for request_id in [r for r, deadline in state.done.items() if deadline < now_ms]:
+        del state.done[request_id]
+    moved = [_moved(held, reason, now_ms) for held in state.held.values() if (reason := _lost(state, held, now_ms))]
+    free = {m.request_id for m in moved}
+    failed: list[GenerationFinished] = []
+    for held in state.held.values():
+        if (held.worker is None or held.request.request_id in free) and (finish := _hopeless(held, now_ms)):
+            failed.append(_given_up(held, finish, now_ms))
+    out: list[Record] = [*moved, *failed]
+    for event in out:
+        evolve(state, event, now_ms)
+    out += _place(state, now_ms)
+    return out
+
+
+def _place(state: DispatchState, now_ms: int) -> list[Record]:
+    """Place in order of priority, then deadline; a request whose model has no credit doesn't hold up another model's."""
+    placed: list[Record] = []
+    skipped: list[tuple[int, int, str]] = []
+    load: dict[str, int] = {}
+    for held in state.held.values():
+        if held.worker is not None:
+            load[held.worker] = load.get(held.worker, 0) + 1
+    exhausted: set[str] = set()
+    while state.order:
+        entry = heapq.heappop(state.order)
+        waiting = state.held.get(entry[2])
+        if waiting is None or waiting.worker is not None:
+            continue
+        model = waiting.request.model
+        worker = None if model in exhausted else _choose(state, model, load, now_ms)
+        if worker is None:
+            exhausted.add(model)
+            skipped.append(entry)
+            continue
+        event = _dispatched(state, waiting, worker, load.get(worker.report.worker, 0), now_ms)
+        load[event.worker] = load.get(event.worker, 0) + 1
+        evolve(state, event, now_ms)
+        placed.append(event)
+    for entry in skipped:
+        heapq.heappush(state.order, entry)
+    return placed
+
+
+def _choose(state: DispatchState, model: str, load: dict[str, int], now_ms: int) -> Worker | None:
+    """The live worker of that model with credit and the fewest requests in flight."""
+    able = [
+        w for w in state.workers.values()
+        if w.report.model == model and not w.report.draining and _alive(state, w, now_ms) and load.get(w.report.worker, 0) < w.report.slots
+    ]  # fmt: skip
+    return min(able, key=lambda w: (load.get(w.report.worker, 0), w.report.worker), default=None)
+
+
+def _dispatched(state: DispatchState, held: Held, worker: Worker, load: int, now_ms: int) -> RequestDispatched:
+    report = worker.report
+    # Within its credit a request joins the running batch, so what it waits for is its prefill alone.
+    wait = report.tokens_in_flight / report.prefill_tokens_per_s * 1000 if report.prefill_tokens_per_s > 0 else None
+    reason = f"fewest in flight ({load} of {report.slots}) among the live workers of {report.model}"
+    return RequestDispatched(
+        request_id=held.request.request_id, model=report.model, worker=report.worker, slot=report.slot, incarnation=report.incarnation,
+        epoch=held.epoch + 1, dispatcher_epoch=state.dispatcher_epoch, predicted_wait_ms=wait, reason=reason,
+        dispatched_at=now_ms, request=held.request,
+    )  # fmt: skip
+
+
+def _alive(state: DispatchState, worker: Worker, now_ms: int) -> bool:
+    return now_ms - worker.seen_ms <= MISSED_HEARTBEATS * state.heartbeat_ms
+
+
+def _lost(state: DispatchState, held: Held, now_ms: int) -> str:
+    """Why a placement is lost, or "" where it is not."""
+    if held.worker is None:
+        return ""
+    patience_ms = MISSED_HEARTBEATS * state.heartbeat_ms
+    worker = state.workers.get(held.worker)
+    if worker is None:  # not heard of since this dispatcher took over
+        return "its worker is gone" if now_ms - max(held.placed_ms, state.dispatcher_epoch) > patience_ms else ""
+    if worker.report.incarnation != held.incarnation:
+        return "its worker restarted"
+    if not _alive(state, worker, now_ms):
+        return f"its worker missed {MISSED_HEARTBEATS} heartbeats"
+    holds = any(r.request_id == held.request.request_id and r.epoch == held.epoch for r in worker.report.running)
+    # Long enough for the dispatch to reach the worker, and for a finished one's result to reach us.
+    return "its worker does not hold it" if not holds and worker.report.reported_at - held.placed_ms > patience_ms else ""
+
+
+def _hopeless(held: Held, now_ms: int) -> str:
+    if held.request.deadline_at <= now_ms + _FAIL_EARLY_MS:
+        return "deadline"
+    return "error" if held.epoch >= MOST_PLACEMENTS else ""
+
+
+def _given_up(held: Held, finish: str, now_ms: int) -> GenerationFinished:
+    return GenerationFinished(
+        request_id=held.request.request_id, tenant=held.request.tenant, model=held.request.model, worker="", epoch=held.epoch,
+        outcome="failed", text="", finish_reason=finish, prompt_tokens=0, completion_tokens=0, entry_id=None, finished_at=now_ms,
+    )  # fmt: skip
+
+
+def _moved(held: Held, reason: str, now_ms: int) -> GenerationMoved:
+    assert held.worker is not None
+    return GenerationMoved(request_id=held.request.request_id, worker=held.worker, epoch=held.epoch, reason=reason, moved_at=now_ms)
+
+
+def _finish(state: DispatchState, event: GenerationFinished) -> None:
+    held = state.held.get(event.request_id)
+    if held is None:
+        return
+    if event.outcome == "returned":
+        if held.worker is not None and event.epoch == held.epoch:
+            held.worker = None
+            _enqueue(state, held.request)
+        return
+    state.done[event.request_id] = held.request.deadline_at
+    del state.held[event.request_id]
+
+
+def _enqueue(state: DispatchState, request: DeepLearningRequested) -> None:
+    heapq.heappush(state.order, (-request.priority, request.deadline_at, request.request_id))

@@ -1,0 +1,102 @@
+"""The ports of the services: what they need of the world, as Protocols. Adapters are in `connectors/`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from schemas.headers import RecordHeaders
+from schemas.record import Record
+
+# Where a follower starts: a time in ms, an end of the log, or the next offset of each partition (those not named: the beginning).
+Start = int | Literal["beginning", "end"] | Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A record to publish. `partition` None lets the key choose."""
+
+    topic: str
+    key: bytes
+    event: Record
+    headers: RecordHeaders
+    partition: int | None = None
+
+
+class Publisher(Protocol):
+    """Publishes events durably."""
+
+    def publish(self, records: Sequence[Outgoing]) -> Awaitable[None]:
+        """Hand records over now, in order; the result is done when the broker has acknowledged all (acks=all, idempotent).
+
+        It raises RetryableError where the broker did not within the publisher's own time-out.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogRecord:
+    """A record as it stands on the log."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+
+class LogFollower(Protocol):
+    """Reads assigned partitions from where it was opened, without a consumer group."""
+
+    async def next(self, wait_ms: int) -> list[LogRecord]:
+        """Records that came, in order per partition; [] after `wait_ms` without any. Raises RetryableError when Kafka is away."""
+        ...
+
+    def caught_up(self) -> bool:
+        """Whether everything that the brokers had at the last look has been returned."""
+        ...
+
+    def seek_to_beginning(self) -> None:
+        """Read everything anew."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Log(Protocol):
+    """The log, read by position or time."""
+
+    async def follow(self, topics: Sequence[str], partitions: Collection[int] | None = None, since: Start = "end") -> LogFollower:
+        """Open a follower on these partitions of each topic (None: all), from a time in ms, the beginning, the end or given offsets."""
+        ...
+
+    async def read(self, topic: str, partitions: Collection[int] | None, since_ms: int) -> list[LogRecord]:
+        """All records from a time until what is the end now, in order of partition and offset."""
+        ...
+
+
+class AnswerStore(Protocol):
+    """Known answers by entry id. Losing it makes misses, never wrong answers."""
+
+    async def get_many(self, entry_ids: Sequence[str]) -> Mapping[str, bytes]:
+        """Encoded AnswerLearned of those that are known. Raises RetryableError when the store is away."""
+        ...
+
+
+class Clock(Protocol):
+    """Time as an argument, so that a test can own it."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000

@@ -1,0 +1,128 @@
+"""The topic catalogue: every topic with its key, events, retention, and who may write and read it. ACLs and schemas follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+from schemas.events import (
+    AnswerLearned,
+    DeadLettered,
+    DeepLearningRequested,
+    GenerationFinished,
+    GenerationMoved,
+    GenerationStarted,
+    InferenceCompleted,
+    InferenceFailed,
+    InferenceRejected,
+    InferenceRequested,
+    RequestAdmitted,
+    RequestDispatched,
+    RequestQueued,
+    TokensGenerated,
+    WorkerReported,
+)
+from schemas.record import Record
+
+REQUESTS = "inference.requests"
+RESPONSES = "inference.responses"
+TOKENS = "inference.tokens"
+LIFECYCLE = "inference.lifecycle"
+DL_REQUESTS = "deep-learning.requests"
+DL_DISPATCH = "deep-learning.dispatch"
+DL_RESULTS = "deep-learning.results"
+DL_WORKERS = "deep-learning.workers"
+KNOWLEDGE = "knowledge.answers"
+DEAD_LETTERS = "dead-letters"
+
+INFERENCE, DISPATCHER, DEEP_LEARNING, LEARNING, SWEEPER = "inference", "dispatcher", "deep-learning", "learning", "sweeper"
+CLIENT, OPERATOR = "client", "operator"
+SERVICES = (INFERENCE, DISPATCHER, DEEP_LEARNING, LEARNING, SWEEPER)
+
+FINALS = (InferenceCompleted, InferenceRejected, InferenceFailed)
+_HOUR_MS = 3_600_000
+_DAY_MS = 24 * _HOUR_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic. `retention_ms` is ignored where `compacted`. `operator` reads every topic, `admin` may do anything."""
+
+    name: str
+    key: str
+    events: tuple[type[Record], ...]
+    partitions: int
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    retention_ms: int = 7 * _DAY_MS
+    compacted: bool = False
+    config: dict[str, str] = field(default_factory=dict, hash=False)
+
+    def settings(self) -> dict[str, str]:
+        """The topic's configuration in Kafka's own terms."""
+        common = {"message.timestamp.type": "CreateTime", **self.config}
+        if self.compacted:
+            # A short dirty time keeps a rebuild from the topic quick; tombstones stay a day for readers that were away.
+            return {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.2", "delete.retention.ms": str(_DAY_MS), **common}
+        return {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms), **common}
+
+
+def reply_topic(tenant: str) -> str:
+    """Where a tenant's bare producers get tokens and final events: they can read this topic and no other."""
+    return f"inference.replies.{tenant}"
+
+
+def producer_user(tenant: str) -> str:
+    """Kafka user of a tenant's bare producers."""
+    return f"producer-{tenant}"
+
+
+def catalogue(tenants: Iterable[str], partitions: int, worker_slots: int) -> tuple[Topic, ...]:
+    """All topics of an installation."""
+    names = tuple(tenants)
+    repliers = (INFERENCE, DISPATCHER, DEEP_LEARNING, SWEEPER)
+    producers = tuple(producer_user(t) for t in names)
+    longest = {"max.message.bytes": str(8 << 20)}  # dead letters and dispatches carry a whole request inside
+
+    topic = partial(Topic, partitions=partitions)
+
+    return (
+        topic(REQUESTS, "routing digest", (InferenceRequested,), writers=(CLIENT, *producers), readers=(INFERENCE, SWEEPER, CLIENT)),
+        topic(RESPONSES, "request id; partition = reply partition", FINALS, writers=repliers, readers=(CLIENT, SWEEPER)),
+        topic(
+            TOKENS, "request id; partition = reply partition", (TokensGenerated,),
+            writers=(DEEP_LEARNING,), readers=(CLIENT,), retention_ms=_DAY_MS,
+        ),
+        topic(
+            LIFECYCLE, "request id", (RequestAdmitted, RequestQueued, RequestDispatched, GenerationStarted, GenerationMoved),
+            writers=(INFERENCE, DISPATCHER, DEEP_LEARNING), readers=(CLIENT,), retention_ms=30 * _DAY_MS,
+        ),
+        topic(DL_REQUESTS, "model", (DeepLearningRequested,), writers=(INFERENCE,), readers=(DISPATCHER,), config=longest),
+        topic(
+            DL_RESULTS, "model", (GenerationFinished,),
+            writers=(DEEP_LEARNING, DISPATCHER), readers=(DISPATCHER, LEARNING), config=longest,
+        ),
+        topic(
+            DL_DISPATCH, "request id; partition = worker slot", (RequestDispatched,), partitions=worker_slots,
+            writers=(DISPATCHER,), readers=(DEEP_LEARNING, DISPATCHER), retention_ms=_DAY_MS, config=longest,
+        ),
+        topic(
+            DL_WORKERS, "worker id", (WorkerReported,), partitions=1,
+            writers=(DEEP_LEARNING,), readers=(DISPATCHER, CLIENT), compacted=True,
+        ),
+        topic(KNOWLEDGE, "entry id", (AnswerLearned,), writers=(LEARNING,), readers=(LEARNING,), compacted=True),
+        topic(DEAD_LETTERS, "origin", (DeadLettered,), writers=SERVICES, readers=(), retention_ms=30 * _DAY_MS, config=longest),
+        *(
+            topic(
+                reply_topic(tenant), "request id; partition = reply partition", (*FINALS, TokensGenerated),
+                writers=repliers, readers=(producer_user(tenant), SWEEPER),
+            )
+            for tenant in names
+        ),
+    )  # fmt: skip
+
+
+def users(tenants: Iterable[str]) -> tuple[str, ...]:
+    """All Kafka users but `admin`."""
+    return (*SERVICES, CLIENT, OPERATOR, *(producer_user(t) for t in tenants))
