@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from streams.errors import RetryableError
@@ -15,6 +15,21 @@ log = logging.getLogger(__name__)
 
 _MOST_UNDER_WAY = 16  # batches; bounds memory while Kafka is slow to acknowledge
 _PAUSE_S = 0.5
+
+
+async def publish_until_done(
+    publisher: Publisher, records: Sequence[Outgoing], service: str, first_try: Awaitable[None] | None = None
+) -> None:
+    """Publish, and again while Kafka is away: nothing is given up, and ids make the repeats harmless."""
+    attempt = first_try if first_try is not None else publisher.publish(records)
+    while True:
+        try:
+            await attempt
+            return
+        except RetryableError as error:
+            log.warning("publish_retried service=%s reason=%s", service, error)
+            await asyncio.sleep(_PAUSE_S)
+            attempt = publisher.publish(records)
 
 
 class Acknowledger:
@@ -46,15 +61,8 @@ class Acknowledger:
         if not task.cancelled() and task.exception() is not None:
             log.error("acknowledging_failed", exc_info=task.exception())
 
-    async def _settle(self, events: list[Any], records: list[Outgoing], attempt: Any) -> None:
-        while True:
-            try:
-                await attempt
-                break
-            except RetryableError as error:  # never acknowledge: publish all again, ids make the repeats harmless
-                log.warning("publish_retried service=%s reason=%s", self._service, error)
-                await asyncio.sleep(_PAUSE_S)
-                attempt = self._publisher.publish(records)
+    async def _settle(self, events: list[Any], records: list[Outgoing], first_try: Awaitable[None]) -> None:
+        await publish_until_done(self._publisher, records, self._service, first_try)
         self._failpoints.reach(f"{self._service}.after_produce")
         for event in events:
             event.ack()

@@ -8,11 +8,12 @@ acknowledged what was derived from it.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import faust
+import mode
 from aiokafka.helpers import create_ssl_context
 from faust.auth import SASLCredentials
 
@@ -71,6 +72,26 @@ def create_app(service: str, instance: str, access: KafkaAccess, session_timeout
         loghandlers=[logging.NullHandler()],  # logging is configured once, by infra.service
         logging_config=None,
     )
+
+
+class Loops(mode.Service):  # type: ignore[misc]  # mode ships no types
+    """For a service without agents, where a Faust app can't start: plain loops under Faust's own kind of service.
+
+    A loop that raises stops the whole, as a crashed agent does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loops: list[Callable[[], Awaitable[None]]] = []
+
+    def task(self, loop: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """Add a loop, with the spelling of `faust.App.task`."""
+        self._loops.append(loop)
+        return loop
+
+    async def on_started(self) -> None:
+        for loop in self._loops:
+            self.add_future(loop())
 
 
 def bytes_topic(app: faust.App, name: str) -> Any:

@@ -45,6 +45,7 @@ class DispatchState:
     held: dict[str, Held] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     done: dict[str, int] = field(default_factory=dict)  # request id -> deadline, after which nothing of it can come any more
+    traces: dict[str, str] = field(default_factory=dict)  # request id -> W3C trace context; observability, not state
     order: list[tuple[int, int, str]] = field(default_factory=list)  # heap of (-priority, deadline, request id), lazily cleaned
 
     def waiting(self, model: str) -> int:
@@ -198,6 +199,7 @@ def _finish(state: DispatchState, event: GenerationFinished) -> None:
             _enqueue(state, held.request)
         return
     state.done[event.request_id] = held.request.deadline_at
+    state.traces.pop(event.request_id, None)
     del state.held[event.request_id]
 
 

@@ -140,7 +140,8 @@ class TopicAdmin:
         deadline = time.monotonic() + _TIMEOUT_S
         while time.monotonic() < deadline:
             metadata = self._client.list_topics(timeout=_TIMEOUT_S).topics
-            if all(t.name in metadata and _led(metadata[t.name], t.partitions) for t in self._topics):
+            led = all(t.name in metadata and _led(metadata[t.name], t.partitions) for t in self._topics)
+            if led and self._grants() == self._wanted_grants():  # both take a moment to reach the broker
                 return
             time.sleep(0.05)
         raise TopicsNotReady("topics_not_ready", f"topics have no leaders after {_TIMEOUT_S:.0f} s", "see: headrace logs kafka")

@@ -1,0 +1,216 @@
+"""Runs one service: `python -m infra.service inference --index 0 --port 9101`. This is the composition root of the agents."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import setproctitle
+import stamina
+import structlog
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from agents import deep_learning, dispatcher, inference, learning, sweeper
+from connectors.kafka.log import KafkaLog
+from connectors.kafka.publisher import KafkaPublisher
+from connectors.redis.answers import RedisAnswers
+from connectors.registry import ConfluentRegistry
+from infra import models
+from infra.access import admission_limits, kafka_access, topic_catalogue
+from infra.probes import Probes
+from infra.settings import Settings
+from schemas.codec import Codec
+from streams import topics
+from streams.app import Loops, create_app
+from streams.failpoints import Failpoints
+from streams.ports import SystemClock
+from streams.routing import EntryIds
+from streams.telemetry import Metrics, Tracing
+
+log = logging.getLogger("infra.service")
+
+
+@dataclass(slots=True)
+class Parts:
+    """What every service is made of."""
+
+    settings: Settings
+    name: str
+    index: int
+    registry: CollectorRegistry
+    metrics: Metrics
+    tracing: Tracing
+    codec: Codec
+    clock: SystemClock
+    log: KafkaLog
+    publisher: KafkaPublisher
+    failpoints: Failpoints
+    ready: Callable[[], bool] = lambda: True
+
+    @property
+    def instance(self) -> str:
+        """This process's fixed name, such as inference-0."""
+        return f"{self.name}-{self.index}"
+
+
+def main() -> None:
+    """Parse the command line and run until a signal."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("service", choices=topics.SERVICES)
+    parser.add_argument("--index", type=int, default=0, help="ordinal of this process among its service's (default: 0)")
+    parser.add_argument("--port", type=int, default=0, help="port of /metrics, /ready and /live on 127.0.0.1 (default: none)")
+    args = parser.parse_args()
+    settings = Settings()
+    configure_logging(settings.log_level, f"{args.service}-{args.index}")
+    setproctitle.setproctitle(f"headrace {args.service}-{args.index}")
+    uvloop.run(run(settings, args.service, args.index, args.port))
+
+
+def configure_logging(level: str, service: str) -> None:
+    """One JSON line a record on stderr, with the service's name; Kafka clients speak only of what is wrong."""
+    shared: list[Any] = [structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso"), structlog.processors.format_exc_info]
+    def named(_logger: Any, _name: str, line: Any) -> dict[str, Any]:
+        return {"service": service, **line}
+
+    processors: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, named, structlog.processors.JSONRenderer()]
+    formatter = structlog.stdlib.ProcessorFormatter(processors=processors, foreign_pre_chain=shared)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for noisy in ("aiokafka", "faust", "mode", "httpx", "httpx2", "httpcore", "stamina"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+async def run(settings: Settings, name: str, index: int, port: int) -> None:
+    """Wire a service, serve its probes, and run it until SIGTERM or SIGINT."""
+    parts = assemble(settings, name, index)
+    probes = Probes(parts.registry, parts.metrics, lambda: parts.ready())  # noqa: PLW0108  # the builder sets it later
+    if port:
+        probes.serve(port)
+    for attempt in stamina.retry_context(on=OSError, attempts=20, timeout=60):
+        with attempt:
+            await asyncio.to_thread(_prepare_codec, parts)
+    with_agents = name not in (topics.DEEP_LEARNING, topics.SWEEPER)
+    app = create_app(name, parts.instance, kafka_access(settings, name), settings.session_timeout_s) if with_agents else Loops()
+    close = _BUILDERS[name](app, parts)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    turning = asyncio.create_task(probes.keep_turning())
+    log.info("starting instance=%s port=%s", parts.instance, port)
+    await app.start()
+    crashed = asyncio.create_task(app.wait_until_stopped())
+    await asyncio.wait([asyncio.create_task(stop.wait()), crashed], return_when=asyncio.FIRST_COMPLETED)
+    failed = crashed.done() and not stop.is_set()
+    await app.stop()
+    await close()
+    parts.publisher.close()
+    parts.tracing.close()
+    turning.cancel()
+    if failed:  # the supervisor starts a new one
+        raise SystemExit(f"{parts.instance} stopped by itself: {app.crash_reason!r}")
+
+
+def assemble(settings: Settings, name: str, index: int) -> Parts:
+    """The parts that all services share."""
+    registry = CollectorRegistry()
+    access = kafka_access(settings, name)
+    codec = Codec(ConfluentRegistry(settings.registry))
+    return Parts(
+        settings=settings, name=name, index=index, registry=registry, metrics=Metrics(registry), tracing=Tracing(name), codec=codec,
+        clock=SystemClock(), log=KafkaLog(access), publisher=KafkaPublisher(access, codec),
+        failpoints=Failpoints(settings.failpoints, settings.home / "failpoints" / f"{name}-{index}"),
+    )  # fmt: skip
+
+
+def _prepare_codec(parts: Parts) -> None:
+    """Learn the schema ids of everything that this service writes or reads, so that the first record doesn't wait."""
+    mine = [t for t in topic_catalogue(parts.settings) if parts.name in (*t.writers, *t.readers)]
+    with ThreadPoolExecutor(4) as pool:  # one after the other would be most of a service's start
+        for found in [pool.submit(parts.codec.prepare, t.name, event) for t in mine for event in t.events]:
+            found.result()
+
+
+def _inference(app: Any, parts: Parts) -> Callable[[], Any]:
+    answers = RedisAnswers(parts.settings.redis)
+    secret = parts.settings.credentials()["digest-secret"]
+    ports = inference.InferencePorts(
+        publisher=parts.publisher, answers=answers, codec=parts.codec, clock=parts.clock, entry_ids=EntryIds(secret),
+        limits=admission_limits(parts.settings), metrics=parts.metrics, tracing=parts.tracing, failpoints=parts.failpoints,
+    )  # fmt: skip
+    inference.register(app, ports)
+    parts.ready = lambda: bool(app.consumer.assignment())
+    return answers.close
+
+
+def _dispatcher(app: Any, parts: Parts) -> Callable[[], Any]:
+    settings = parts.settings
+    ports = dispatcher.DispatcherPorts(
+        instance=parts.instance, shards=settings.partitions, publisher=parts.publisher, log=parts.log, codec=parts.codec, clock=parts.clock,
+        heartbeat_ms=int(settings.heartbeat_s * 1000), max_deadline_ms=int(settings.max_deadline_s * 1000), metrics=parts.metrics,
+        tracing=parts.tracing, failpoints=parts.failpoints,
+    )  # fmt: skip
+    dispatcher.register(app, ports)
+    parts.ready = lambda: bool(app.consumer.assignment())
+    return _nothing
+
+
+def _deep_learning(app: Any, parts: Parts) -> Callable[[], Any]:
+    from connectors.engines.torch_engine import TorchEngine  # noqa: PLC0415  # torch is half a gigabyte that no other service needs
+
+    settings = parts.settings
+    folder = models.folder(settings, settings.model)
+    engine = TorchEngine(settings.model, folder, settings.device, settings.batch_size, settings.torch_threads)
+    ports = deep_learning.DeepLearningPorts(
+        worker=parts.instance, slot=parts.index, engine=engine, publisher=parts.publisher, log=parts.log, codec=parts.codec,
+        clock=parts.clock, heartbeat_ms=int(settings.heartbeat_s * 1000), token_group_ms=settings.token_group_ms, metrics=parts.metrics,
+        tracing=parts.tracing, failpoints=parts.failpoints,
+    )  # fmt: skip
+    service = deep_learning.register(app, ports)
+    parts.ready = lambda: service.ready
+    return engine.close
+
+
+def _learning(app: Any, parts: Parts) -> Callable[[], Any]:
+    answers = RedisAnswers(parts.settings.redis)
+    ports = learning.LearningPorts(
+        publisher=parts.publisher, log=parts.log, answers=answers, codec=parts.codec, clock=parts.clock, metrics=parts.metrics,
+        tracing=parts.tracing, failpoints=parts.failpoints,
+    )  # fmt: skip
+    learning.register(app, ports)
+    parts.ready = lambda: bool(app.consumer.assignment())
+    return answers.close
+
+
+def _sweeper(app: Any, parts: Parts) -> Callable[[], Any]:
+    ports = sweeper.SweeperPorts(
+        publisher=parts.publisher, log=parts.log, codec=parts.codec, clock=parts.clock, limits=admission_limits(parts.settings),
+        metrics=parts.metrics, tracing=parts.tracing,
+    )  # fmt: skip
+    service = sweeper.register(app, ports)
+    parts.ready = lambda: service.ready
+    return _nothing
+
+
+async def _nothing() -> None:
+    """A service without anything of its own to close."""
+
+
+_BUILDERS: dict[str, Callable[[Any, Parts], Callable[[], Any]]] = {
+    topics.INFERENCE: _inference,
+    topics.DISPATCHER: _dispatcher,
+    topics.DEEP_LEARNING: _deep_learning,
+    topics.LEARNING: _learning,
+    topics.SWEEPER: _sweeper,
+}
+
+if __name__ == "__main__":
+    main()
