@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from schemas.codec import Codec, UndecodableRecord
 from schemas.events import (

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
+
+from msgspec.structs import replace
 
 from agents.refusals import Refusals
 from schemas.codec import Codec, UndecodableRecord
@@ -27,6 +30,7 @@ from streams.topics import DL_REQUESTS, INFERENCE, LIFECYCLE, REQUESTS
 log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 500  # bounds the latency of the first of a batch; larger ones measured no faster
+_DECODED_KEPT = 4096
 _LOOK_UPS_AT_ONCE = 8  # of schema ids met for the first time: garbage may not occupy the registry
 
 
@@ -76,6 +80,11 @@ class InferenceService:
         self._acks = Acknowledger(ports.publisher, ports.failpoints, INFERENCE)
         self._look_ups = asyncio.Semaphore(_LOOK_UPS_AT_ONCE)
         self._apart: set[asyncio.Task[None]] = set()
+        self._decoded: OrderedDict[bytes, AnswerLearned] = OrderedDict()
+        self._count_exact = ports.metrics.requests.labels("exact")
+        self._count_admitted = ports.metrics.requests.labels("admitted")
+        self._seconds_exact = ports.metrics.request_seconds.labels("exact")
+        self._sizes = ports.metrics.batch_size.labels(INFERENCE)
 
     async def handle(self, events: Sequence[Any]) -> None:
         """Handle a batch. What needs a question to the registry goes apart, so that garbage holds nobody up."""
@@ -114,7 +123,7 @@ class InferenceService:
                 except Exception as error:  # one request's failure is its own
                     log.exception("request_failed request_id=%s", work.admitted.request.request_id)
                     work.out = self._refusals.failed(work.event.message, work.headers, work.admitted, error)
-        self._ports.metrics.batch_size.labels(INFERENCE).observe(len(events))
+        self._sizes.observe(len(events))
         await self._acks.publish_then_ack([(w.event, w.out) for w in works])
 
     def _admit(self, event: Any) -> _Work:
@@ -153,14 +162,23 @@ class InferenceService:
         self._ports.failpoints.reach("inference.handle")
         value = answers.get(work.entry_id) if admitted.known_allowed else None
         if value is not None:
-            learned = self._ports.codec.decode(value)
-            assert isinstance(learned, AnswerLearned), learned
-            work.out = [self._completed(work, admitted, learned)]
-            self._ports.metrics.requests.labels("exact").inc()
+            work.out = [self._completed(work, admitted, self._learned(value))]
+            self._count_exact.inc()
             return
         reason = "the store of known answers is away" if away else self._why_unknown(admitted)
         work.out = self._passed_on(work, admitted, reason)
-        self._ports.metrics.requests.labels("admitted").inc()
+        self._count_admitted.inc()
+
+    def _learned(self, value: bytes) -> AnswerLearned:
+        """Decode a known answer. The hottest are kept decoded, by their very bytes, so that nothing can be out of date."""
+        learned = self._decoded.get(value)
+        if learned is None:
+            decoded = self._ports.codec.decode(value)
+            assert isinstance(decoded, AnswerLearned), decoded
+            learned = self._decoded[value] = decoded
+            if len(self._decoded) > _DECODED_KEPT:
+                self._decoded.popitem(last=False)
+        return learned
 
     @staticmethod
     def _why_unknown(admitted: Admitted) -> str:
@@ -177,7 +195,7 @@ class InferenceService:
             entry_id=learned.entry_id, learned_from=learned.learned_from,
             requested_at=request.requested_at, admitted_at=now, completed_at=now, source=work.source,
         )  # fmt: skip
-        self._ports.metrics.request_seconds.labels("exact").observe(max(0, now - request.requested_at) / 1000)
+        self._seconds_exact.observe(max(0, now - request.requested_at) / 1000)
         headers = self._headers(work, admitted, event, final_event_id(request.tenant, request.request_id))
         return Outgoing(
             topic=admitted.reply_to.topic, partition=admitted.reply_to.partition,

@@ -5,21 +5,17 @@ All times are milliseconds since the epoch. What each field means stands in its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from schemas.record import Record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message(Record):
+class Message(Record, frozen=True, kw_only=True):
     """One turn of a chat."""
 
     role: str
     content: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameters(Record):
+class Parameters(Record, frozen=True, kw_only=True):
     """How to generate, as in the OpenAI API."""
 
     max_tokens: int | None = None
@@ -29,8 +25,7 @@ class Parameters(Record):
     stop: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Position(Record):
+class Position(Record, frozen=True, kw_only=True):
     """A place on the log."""
 
     topic: str
@@ -38,8 +33,7 @@ class Position(Record):
     offset: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceRequested(Record):
+class InferenceRequested(Record, frozen=True, kw_only=True):
     """A producer or the bridge asks for an answer. Key: the routing digest of scope and prompt."""
 
     request_id: str
@@ -54,8 +48,7 @@ class InferenceRequested(Record):
     deadline_at: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceCompleted(Record):
+class InferenceCompleted(Record, frozen=True, kw_only=True):
     """The final event of a request that was answered. Carries all the facts of the way, so that a known answer costs one record."""
 
     request_id: str
@@ -80,8 +73,7 @@ class InferenceCompleted(Record):
     source: Position
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceRejected(Record):
+class InferenceRejected(Record, frozen=True, kw_only=True):
     """The final event of a request that was refused before any work was done on it."""
 
     request_id: str
@@ -95,8 +87,7 @@ class InferenceRejected(Record):
     source: Position
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceFailed(Record):
+class InferenceFailed(Record, frozen=True, kw_only=True):
     """The final event of an admitted request that got no answer."""
 
     request_id: str
@@ -112,8 +103,7 @@ class InferenceFailed(Record):
     source: Position
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokensGenerated(Record):
+class TokensGenerated(Record, frozen=True, kw_only=True):
     """Some tokens of one answer, in order. A reader drops indices it has seen, and epochs older than the newest it has seen."""
 
     request_id: str
@@ -124,8 +114,7 @@ class TokensGenerated(Record):
     generated_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestAdmitted(Record):
+class RequestAdmitted(Record, frozen=True, kw_only=True):
     """The inference service let a request in and does not know the answer."""
 
     request_id: str
@@ -139,8 +128,7 @@ class RequestAdmitted(Record):
     source: Position
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeepLearningRequested(Record):
+class DeepLearningRequested(Record, frozen=True, kw_only=True):
     """An admitted request for the deep-learning service. Key: the model."""
 
     request_id: str
@@ -157,8 +145,7 @@ class DeepLearningRequested(Record):
     source: Position
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestQueued(Record):
+class RequestQueued(Record, frozen=True, kw_only=True):
     """The dispatcher holds a request."""
 
     request_id: str
@@ -169,8 +156,7 @@ class RequestQueued(Record):
     queued_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestDispatched(Record):
+class RequestDispatched(Record, frozen=True, kw_only=True):
     """The dispatcher placed a request on a worker. On the dispatch topic it carries the request; on the lifecycle topic it does not."""
 
     request_id: str
@@ -186,8 +172,7 @@ class RequestDispatched(Record):
     request: DeepLearningRequested | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationStarted(Record):
+class GenerationStarted(Record, frozen=True, kw_only=True):
     """A worker let a request into its batch."""
 
     request_id: str
@@ -198,8 +183,7 @@ class GenerationStarted(Record):
     started_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationMoved(Record):
+class GenerationMoved(Record, frozen=True, kw_only=True):
     """A placement was given up, and the request waits for another worker."""
 
     request_id: str
@@ -209,8 +193,7 @@ class GenerationMoved(Record):
     moved_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationFinished(Record):
+class GenerationFinished(Record, frozen=True, kw_only=True):
     """A worker is done with a placement, whatever came of it. Key: the model."""
 
     request_id: str
@@ -227,16 +210,14 @@ class GenerationFinished(Record):
     finished_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningRequest(Record):
+class RunningRequest(Record, frozen=True, kw_only=True):
     """A placement that a worker holds."""
 
     request_id: str
     epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerReported(Record):
+class WorkerReported(Record, frozen=True, kw_only=True):
     """A worker's heartbeat. Key: the worker's id; the topic is compacted."""
 
     worker: str
@@ -253,8 +234,7 @@ class WorkerReported(Record):
     reported_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerLearned(Record):
+class AnswerLearned(Record, frozen=True, kw_only=True):
     """An answer that is known from now on. Key: the entry's id; the topic is compacted."""
 
     entry_id: str
@@ -269,16 +249,14 @@ class AnswerLearned(Record):
     learned_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header(Record):
+class Header(Record, frozen=True, kw_only=True):
     """A record header."""
 
     name: str
     value: bytes | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLettered(Record):
+class DeadLettered(Record, frozen=True, kw_only=True):
     """A record that could not be processed, kept as it was."""
 
     origin: Position

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+
+import msgspec
 
 from schemas.events import Position
 
@@ -13,8 +14,7 @@ RawHeaders = list[tuple[str, bytes]]
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # https://www.w3.org/TR/trace-context/
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordHeaders:
+class RecordHeaders(msgspec.Struct, frozen=True, kw_only=True):
     """The headers of one record. A bare producer may leave out all but `correlation_id`.
 
     event: short name of the event, so that a reader can tell it without decoding. event_id: see `schemas.ids`.
@@ -33,7 +33,7 @@ class RecordHeaders:
 
     def raw(self) -> RawHeaders:
         """As Kafka carries them; what is empty is left out."""
-        pairs = [
+        pairs = (
             ("event", self.event),
             ("event-id", self.event_id),
             ("causation-id", self.causation_id),
@@ -42,13 +42,14 @@ class RecordHeaders:
             ("traceparent", self.traceparent),
             ("deadline", "" if self.deadline_ms is None else str(self.deadline_ms)),
             ("reply-to", "" if self.reply_to is None else f"{self.reply_to.topic}/{self.reply_to.partition}"),
-        ]
+        )
         return [(name, value.encode()) for name, value in pairs if value]
 
     @classmethod
-    def parse(cls, raw: Iterable[tuple[str, bytes | None]] | None) -> RecordHeaders:
+    def parse(cls, raw: Iterable[tuple[str, bytes | None]] | Mapping[str, bytes | None] | None) -> RecordHeaders:
         """Read what is readable: headers come from any producer, so a broken one counts as absent and never raises."""
-        text = {name: value.decode("utf-8", "replace") for name, value in raw or () if value}
+        pairs = raw.items() if isinstance(raw, Mapping) else raw or ()  # Faust gives a mapping, the clients give pairs
+        text = {name: value.decode("utf-8", "replace") for name, value in pairs if value}
         trace = text.get("traceparent", "")
         return cls(
             event=text.get("event", ""),

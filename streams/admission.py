@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
+from msgspec.structs import replace
 
 from schemas.events import InferenceRequested, Position
 from schemas.headers import RecordHeaders
@@ -32,8 +35,7 @@ class AdmissionLimits:
     known_max_temperature: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admitted:
+class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     """A request with its defaults filled in, but for the seed: one that is made up must not tell identical requests apart.
 
     `cacheable`: its answer may be learned; `known_allowed`: a known one may be served."""
@@ -67,7 +69,9 @@ def admit(request: InferenceRequested, headers: RecordHeaders, limits: Admission
     if deadline <= now_ms:
         raise RequestRefused("deadline_passed", f"its deadline passed {now_ms - deadline} ms ago", "send it anew with a later deadline")
     p = request.parameters
-    whole = replace(request, model=model, parameters=replace(p, max_tokens=p.max_tokens or limits.default_max_tokens))
+    whole = request
+    if request.model != model or p.max_tokens is None:
+        whole = replace(request, model=model, parameters=replace(p, max_tokens=p.max_tokens or limits.default_max_tokens))
     repeatable = p.temperature <= limits.known_max_temperature
     return Admitted(
         request=whole,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import msgspec
 
 from schemas.headers import RecordHeaders
 from schemas.record import Record
@@ -14,8 +15,7 @@ from schemas.record import Record
 Start = int | Literal["beginning", "end"] | Mapping[int, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     """A record to publish. `partition` None lets the key choose."""
 
     topic: str
@@ -36,8 +36,7 @@ class Publisher(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogRecord:
+class LogRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A record as it stands on the log."""
 
     topic: str

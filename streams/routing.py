@@ -10,6 +10,8 @@ from aiokafka.partitioner import murmur2
 
 from schemas.events import InferenceRequested
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # json.dumps would make one for each call
+
 
 def partition_for(key: bytes, partitions: int) -> int:
     """Kafka's default partition of a key (murmur2), as the Java clients and our publisher compute it."""
@@ -25,7 +27,7 @@ def canonical(request: InferenceRequested) -> bytes:
     seed = p.seed if p.temperature > 0 else None
     scope = [request.tenant, request.model, request.task, p.max_tokens, p.temperature, p.top_p, seed, list(p.stop)]
     turns = [[m.role, m.content] for m in request.messages]
-    return json.dumps([scope, turns], ensure_ascii=False, separators=(",", ":")).encode()
+    return _JSON.encode([scope, turns]).encode()
 
 
 def routing_key(request: InferenceRequested) -> bytes:

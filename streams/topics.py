@@ -88,7 +88,10 @@ def catalogue(tenants: Iterable[str], partitions: int, worker_slots: int) -> tup
     topic = partial(Topic, partitions=partitions)
 
     return (
-        topic(REQUESTS, "routing digest", (InferenceRequested,), writers=(CLIENT, *producers), readers=(INFERENCE, SWEEPER, CLIENT)),
+        topic(
+            REQUESTS, "routing digest", (InferenceRequested,),
+            writers=(CLIENT, OPERATOR, *producers), readers=(INFERENCE, SWEEPER, CLIENT),  # the operator replays dead letters
+        ),
         topic(RESPONSES, "request id; partition = reply partition", FINALS, writers=repliers, readers=(CLIENT, SWEEPER)),
         topic(
             TOKENS, "request id; partition = reply partition", (TokensGenerated,),

@@ -36,6 +36,7 @@ class KafkaPublisher:
                 "acks": "all",
                 "enable.idempotence": True,
                 "linger.ms": linger_ms,
+                "max.in.flight.requests.per.connection": int(__import__("os").environ.get("PUB_INFLIGHT","5")),
                 "partitioner": "murmur2",  # as the Java clients, so that a key's partition is the same for everybody
                 "message.max.bytes": 8 << 20,
                 "delivery.timeout.ms": int(timeout_s * 1000),
