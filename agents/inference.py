@@ -196,7 +196,7 @@ class InferenceService:
             requested_at=request.requested_at, admitted_at=now, completed_at=now, source=work.source,
         )  # fmt: skip
         self._seconds_exact.observe(max(0, now - request.requested_at) / 1000)
-        headers = self._headers(work, admitted, event, final_event_id(request.tenant, request.request_id))
+        headers = self._headers(work, admitted, event, final_event_id(request.tenant, request.request_id), final=True)
         return Outgoing(
             topic=admitted.reply_to.topic, partition=admitted.reply_to.partition,
             key=request.request_id.encode(), event=event, headers=headers,
@@ -228,7 +228,7 @@ class InferenceService:
             ),
         ]
 
-    def _headers(self, work: _Work, admitted: Admitted, event: object, event_id: str) -> RecordHeaders:
+    def _headers(self, work: _Work, admitted: Admitted, event: object, event_id: str, *, final: bool = False) -> RecordHeaders:
         request, tracing = admitted.request, self._ports.tracing
         return RecordHeaders(
             event=type(event).__name__,
@@ -237,6 +237,6 @@ class InferenceService:
             causation_id=work.headers.event_id or derived_event_id(work.source.topic, work.source.partition, work.source.offset, -1),
             correlation_id=request.request_id,
             traceparent=tracing.hop(INFERENCE, work.headers.traceparent, request.requested_at, {"request_id": request.request_id}),
-            deadline_ms=admitted.deadline_ms,
-            reply_to=admitted.reply_to,
+            deadline_ms=None if final else admitted.deadline_ms,
+            reply_to=None if final else admitted.reply_to,
         )

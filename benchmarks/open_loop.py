@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from streams.app import KafkaAccess
+from streams.kafka_access import KafkaAccess
 
 _DRAIN_S = 20.0
 

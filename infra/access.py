@@ -9,8 +9,8 @@ from connectors.registry import ConfluentRegistry
 from infra.settings import Settings
 from schemas.codec import subject
 from streams.admission import AdmissionLimits
-from streams.app import KafkaAccess
 from streams.errors import PoisonError
+from streams.kafka_access import KafkaAccess
 from streams.topics import Topic, catalogue, users
 
 ADMIN = "admin"

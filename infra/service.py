@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -53,7 +54,7 @@ class Parts:
     log: KafkaLog
     publisher: KafkaPublisher
     failpoints: Failpoints
-    ready: Callable[[], bool] = lambda: True
+    ready: Callable[[], bool] = lambda: False
 
     @property
     def instance(self) -> str:
@@ -71,7 +72,8 @@ def main() -> None:
     settings = Settings()
     configure_logging(settings.log_level, f"{args.service}-{args.index}")
     setproctitle.setproctitle(f"headrace {args.service}-{args.index}")
-    uvloop.run(run(settings, args.service, args.index, args.port))
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # for the consumer's thread too, which makes a loop of its own
+    asyncio.run(run(settings, args.service, args.index, args.port))
 
 
 def configure_logging(level: str, service: str) -> None:
@@ -107,6 +109,10 @@ async def run(settings: Settings, name: str, index: int, port: int) -> None:
     turning = asyncio.create_task(probes.keep_turning())
     log.info("starting instance=%s port=%s", parts.instance, port)
     await app.start()
+    # What lives as long as the process need not be looked through again: collections would add milliseconds to the slowest answers.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     crashed = asyncio.create_task(app.wait_until_stopped())
     await asyncio.wait([asyncio.create_task(stop.wait()), crashed], return_when=asyncio.FIRST_COMPLETED)
     failed = crashed.done() and not stop.is_set()

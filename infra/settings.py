@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N. auto takes CUDA where there is one.")
     workers: int = Field(1, ge=0, description="Deep-learning agents that `up` starts (one per GPU).")
     batch_size: int = Field(4, ge=1, description="Requests that a deep-learning agent runs in one batch. More raises throughput and each one's latency.")
-    torch_threads: int = Field(0, ge=0, description="CPU threads for torch; 0 lets torch choose.")
+    torch_threads: int = Field(0, ge=0, description="CPU threads of each deep-learning agent; 0 shares half of the cores among them, since the other services need the rest.")
     token_group_ms: int = Field(20, ge=0, description="Tokens of one request are grouped over at most this long before they are published.")
 
     max_request_bytes: int = Field(262_144, description="A larger request record is rejected at admission.")

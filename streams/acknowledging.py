@@ -13,7 +13,9 @@ from streams.ports import Outgoing, Publisher
 
 log = logging.getLogger(__name__)
 
-_MOST_UNDER_WAY = 16  # batches; bounds memory while Kafka is slow to acknowledge
+# While two batches wait for their acknowledgement the next one grows, which is what makes a busy service efficient: of 1, 2, 4
+# and 16, two had the highest throughput without adding to the latency of a calm one.
+_MOST_UNDER_WAY = 2
 _PAUSE_S = 0.5
 
 

@@ -119,10 +119,10 @@ def _check_content(request: InferenceRequested, limits: AdmissionLimits) -> None
         wrong = f"cache {request.cache!r} is none of default, no-cache, no-store"
     elif not request.messages or request.messages[-1].role != "user":
         wrong = "there is no message, or the last one is not the user's"
-    elif unknown := {m.role for m in request.messages} - ROLES:
-        wrong = f"unknown role {sorted(unknown)[0]!r}"
-    elif not any(m.content.strip() for m in request.messages):
-        wrong = "all messages are empty"
+    elif (unknown := next((m.role for m in request.messages if m.role not in ROLES), None)) is not None:
+        wrong = f"unknown role {unknown!r}"
+    elif not request.messages[-1].content.strip():
+        wrong = "the last message is empty"
     elif p.max_tokens is not None and not 1 <= p.max_tokens <= limits.max_tokens_limit:
         wrong = f"max_tokens {p.max_tokens} is not in 1 … {limits.max_tokens_limit}"
     elif not 0 <= p.temperature <= 2 or not 0 < p.top_p <= 1:

@@ -9,54 +9,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import faust
 import mode
-from aiokafka.helpers import create_ssl_context
 from faust.auth import SASLCredentials
 
-
-@dataclass(frozen=True, slots=True)
-class KafkaAccess:
-    """How to reach Kafka: `bootstrap` is host:port, `security` SASL_PLAINTEXT or SASL_SSL; SCRAM-SHA-256 always."""
-
-    bootstrap: str
-    security: str
-    username: str
-    password: str
-
-    def confluent(self) -> dict[str, Any]:
-        """As confluent-kafka wants it."""
-        return {
-            "bootstrap.servers": self.bootstrap,
-            "security.protocol": self.security,
-            "sasl.mechanism": "SCRAM-SHA-256",
-            "sasl.username": self.username,
-            "sasl.password": self.password,
-        }
-
-    def aiokafka(self) -> dict[str, Any]:
-        """As aiokafka wants it."""
-        return {
-            "bootstrap_servers": self.bootstrap,
-            "security_protocol": self.security,
-            "sasl_mechanism": "SCRAM-SHA-256",
-            "sasl_plain_username": self.username,
-            "sasl_plain_password": self.password,
-            "ssl_context": create_ssl_context() if self.security == "SASL_SSL" else None,
-        }
+from streams.kafka_access import KafkaAccess
 
 
 def create_app(service: str, instance: str, access: KafkaAccess, session_timeout_s: float) -> faust.App:
     """A Faust app for one service. `service` is the consumer group, `instance` this process's fixed name in it."""
-    ssl_context = create_ssl_context() if access.security == "SASL_SSL" else None
     return faust.App(
         service,
         broker=f"kafka://{access.bootstrap}",
         broker_credentials=SASLCredentials(
-            username=access.username, password=access.password, mechanism="SCRAM-SHA-256", ssl_context=ssl_context
+            username=access.username, password=access.password, mechanism="SCRAM-SHA-256", ssl_context=access.ssl_context()
         ),
         # A static member: after kill -9 its successor of the same name takes the partitions at once, without a rebalance.
         consumer_group_instance_id=instance,

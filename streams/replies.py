@@ -22,10 +22,14 @@ class ReplyReader:
     """Folds the records of a reply partition. Remembers only the requests that it was told to expect."""
 
     replies: dict[str, Reply] = field(default_factory=dict)
+    unanswered: int = 0
 
     def expect(self, request_id: str) -> Reply:
         """Start to follow a request."""
-        return self.replies.setdefault(request_id, Reply())
+        if request_id not in self.replies:
+            self.unanswered += 1
+            self.replies[request_id] = Reply()
+        return self.replies[request_id]
 
     def tokens(self, event: TokensGenerated) -> str:
         """Text that is new and may be shown; "" for repeats, older epochs, gaps and strangers.
@@ -49,8 +53,11 @@ class ReplyReader:
         if reply is None or reply.final is not None:
             return False
         reply.final = event
+        self.unanswered -= 1
         return True
 
     def forget(self, request_id: str) -> None:
         """Stop following a request."""
-        self.replies.pop(request_id, None)
+        reply = self.replies.pop(request_id, None)
+        if reply is not None and reply.final is None:
+            self.unanswered -= 1

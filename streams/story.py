@@ -174,8 +174,8 @@ _TEXTS: dict[type[Record], Callable[[Any], str]] = {
     GenerationStarted: lambda e: f"{e.worker} under epoch {e.epoch}: batch of {e.batch_size}, {e.prompt_tokens} prompt tokens",
     GenerationMoved: lambda e: f"away from {e.worker} (epoch {e.epoch}): {e.reason}",
     InferenceCompleted: _completed,
-    InferenceRejected: lambda e: f"{e.code}: {e.reason}. {e.remedy}",
-    InferenceFailed: lambda e: f"{e.code} in {e.stage}: {e.reason}. {e.remedy}",
+    InferenceRejected: lambda e: f"{e.code}: {e.reason} → {e.remedy}",
+    InferenceFailed: lambda e: f"{e.code} in {e.stage}: {e.reason} → {e.remedy}",
     AnswerLearned: lambda e: f"entry {e.entry_id[:12]}…: {e.cause}",
-    DeadLettered: lambda e: f"by {e.service}, {e.code}: {e.reason}. {e.remedy}",
+    DeadLettered: lambda e: f"by {e.service}, {e.code}: {e.reason} → {e.remedy}",
 }

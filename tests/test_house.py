@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from streams.topics import Topic, catalogue
 from tests.checkout import ROOT, files
 
 # DESIGN.md's table of folders. What is not named here (tests, benchmarks) may import everything and is imported by nobody.
@@ -96,6 +97,28 @@ def test_no_file_names_a_registry_or_somebodys_folder() -> None:
             if forbidden.search(line):
                 found.append(f"{path}:{number}: {line.strip()[:120]}")
     assert not found, "\n".join(found)
+
+
+def test_design_tells_the_catalogue_as_it_is() -> None:
+    """DESIGN.md's tables of topics and events are what streams/topics.py and schemas/events.py say."""
+    text = (ROOT / "DESIGN.md").read_text()
+    topics = catalogue(("local",), 4, 8)
+    written = {row[0]: row[1:] for row in table(text, "## Topics")}
+    assert written == {t.name: [t.key, ", ".join(e.__name__ for e in t.events), str(t.partitions), kept(t)] for t in topics}
+    events = {row[0] for row in table(text, "## Events")}
+    assert events == {event.__name__ for topic in topics for event in topic.events}
+
+
+def kept(topic: Topic) -> str:
+    """How long a topic's records stay, as DESIGN.md writes it."""
+    return "compacted" if topic.compacted else f"{topic.retention_ms // 86_400_000} d"
+
+
+def table(text: str, heading: str) -> list[list[str]]:
+    """Rows of the first table after a heading, without its head."""
+    section = text.split(f"{heading}\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line.strip("| \n").split(" | ") for line in section.splitlines() if line.startswith("|")]
+    return rows[2:]
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:

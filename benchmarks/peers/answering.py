@@ -38,6 +38,6 @@ class Answering:
         )  # fmt: skip
         out = RecordHeaders(
             event="InferenceCompleted", event_id=final_event_id(request.tenant, request.request_id), causation_id=headers.event_id,
-            correlation_id=request.request_id, tenant=request.tenant, deadline_ms=headers.deadline_ms, reply_to=headers.reply_to,
+            correlation_id=request.request_id, tenant=request.tenant,
         )  # fmt: skip
         return self._codec.encode(RESPONSES, event), out.raw(), headers.reply_to.partition

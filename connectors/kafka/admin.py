@@ -24,8 +24,8 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from streams.app import KafkaAccess
 from streams.errors import RetryableError
+from streams.kafka_access import KafkaAccess
 from streams.topics import OPERATOR, Topic
 
 _TIMEOUT_S = 20.0

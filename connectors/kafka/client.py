@@ -13,8 +13,8 @@ from schemas.codec import Codec, UndecodableRecord
 from schemas.events import Final, InferenceRequested, Position, TokensGenerated
 from schemas.headers import RecordHeaders
 from schemas.ids import uuid7
-from streams.app import KafkaAccess
 from streams.errors import RetryableError
+from streams.kafka_access import KafkaAccess
 from streams.replies import ReplyReader
 from streams.routing import routing_key
 from streams.topics import FINALS, REQUESTS, RESPONSES, TOKENS
@@ -88,7 +88,7 @@ class RequestClient:
     def listen(self, timeout_s: float) -> Iterator[Told]:
         """What comes within the time, token texts and final events; ends early when nothing is expected any more."""
         until = time.monotonic() + timeout_s
-        while (left := until - time.monotonic()) > 0 and self.open_requests():
+        while (left := until - time.monotonic()) > 0 and self._reader.unanswered:
             self._producer.poll(0)
             first = self._consumer.poll(min(0.05, left))  # consume() alone would wait its whole time-out for the 500th
             for message in [] if first is None else [first, *self._consumer.consume(500, 0)]:
@@ -99,6 +99,10 @@ class RequestClient:
     def open_requests(self) -> list[str]:
         """Requests without a final event."""
         return [request_id for request_id, reply in self._reader.replies.items() if reply.final is None]
+
+    def forget(self, request_id: str) -> None:
+        """Drop what is held of a request, so that a long run stays small; what comes later for it is dropped too."""
+        self._reader.forget(request_id)
 
     def _told(self, message: Message) -> Told | None:
         if message.error() is not None:

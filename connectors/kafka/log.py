@@ -9,8 +9,8 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from streams.app import KafkaAccess
 from streams.errors import RetryableError
+from streams.kafka_access import KafkaAccess
 from streams.ports import LogRecord, Start
 
 _MOST_RECORDS = 2000

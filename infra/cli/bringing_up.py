@@ -41,10 +41,11 @@ def _spec(settings: Settings, service: str, index: int, gpus: int) -> AgentSpec:
     threads = 1
     env = {"PYTHONPATH": path, "MALLOC_ARENA_MAX": "2"}  # glibc's arenas per thread cost 100 MB and more
     if service == DEEP_LEARNING:
-        threads = settings.torch_threads or max(1, (os.cpu_count() or 1) // settings.workers)
+        threads = settings.torch_threads or max(1, (os.cpu_count() or 1) // (2 * settings.workers))
         if gpus:
             env["CUDA_VISIBLE_DEVICES"] = str(index % gpus)
-    env["OMP_NUM_THREADS"] = str(threads)  # each agent would otherwise take all cores for itself
+    env["OMP_WAIT_POLICY"] = "PASSIVE"  # idle threads of torch would spin against the other services
+        env["OMP_NUM_THREADS"] = str(threads)  # each agent would otherwise take all cores for itself
     argv = [sys.executable, "-m", "infra.service", service, "--index", str(index)]
     return AgentSpec(name=f"{service}-{index}", argv=argv, env=env)
 

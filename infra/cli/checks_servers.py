@@ -12,7 +12,7 @@ from infra.access import ADMIN
 from infra.cli import connecting
 from infra.cli.checks import Check, Finding, ok, wrong
 from infra.settings import Settings
-from streams.app import KafkaAccess
+from streams.kafka_access import KafkaAccess
 from streams.topics import CLIENT, DEAD_LETTERS, OPERATOR, SERVICES
 
 _LAG_LIMIT = 1000

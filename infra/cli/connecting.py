@@ -11,8 +11,8 @@ from connectors.registry import ConfluentRegistry
 from infra import access
 from infra.settings import Settings
 from schemas.codec import Codec
-from streams.app import KafkaAccess
 from streams.errors import RetryableError
+from streams.kafka_access import KafkaAccess
 from streams.topics import CLIENT, RESPONSES, reply_topic
 
 _CONNECT_S = 3.0

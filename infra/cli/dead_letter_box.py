@@ -16,8 +16,8 @@ from schemas.codec import Codec, UndecodableRecord
 from schemas.events import DeadLettered
 from schemas.headers import RecordHeaders
 from schemas.record import Record
-from streams.app import KafkaAccess
 from streams.errors import PoisonError, RetryableError
+from streams.kafka_access import KafkaAccess
 from streams.ports import LogRecord
 from streams.topics import DEAD_LETTERS, OPERATOR, REQUESTS
 
@@ -111,8 +111,10 @@ class DeadLetterBox:
             return None
 
     def replayable(self, age_ms: int) -> list[DeadLetter]:
-        """The requests among the newest, oldest first."""
-        return [letter for letter in self.newest(_SEARCHED, age_ms)[::-1] if letter.event.origin.topic == REQUESTS]
+        """The requests among the newest, oldest first. One whose replay is a dead letter itself is represented by that."""
+        letters = self.newest(_SEARCHED, age_ms)[::-1]
+        superseded = {h.value for letter in letters for h in letter.event.headers if h.name == REPLAYED_FROM}
+        return [x for x in letters if x.event.origin.topic == REQUESTS and str(x.position).encode() not in superseded]
 
     @staticmethod
     def require_replayable(letter: DeadLetter) -> None:

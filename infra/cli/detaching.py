@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from infra.local.process import log_tail
+from infra.local.state import StackAlreadyRunning, running_supervisor
 from infra.settings import Settings
 from streams.errors import RetryableError
 
@@ -21,7 +22,14 @@ class SupervisorEnded(RetryableError):
 
 
 def start_behind(settings: Settings) -> None:
-    """Start the supervisor, show its output until it is ready, and leave it. Raises SupervisorEnded. Ctrl-C ends it again."""
+    """Start the supervisor, show its output until it is ready, and leave it. Ctrl-C ends it again.
+
+    Raises StackAlreadyRunning or SupervisorEnded.
+    """
+    running = running_supervisor(settings.home.absolute())
+    if running is not None:  # told here already, so that the running stack's supervisor.log is not overwritten
+        message = f"a stack is already running in {settings.home} (supervisor {running})"
+        raise StackAlreadyRunning("stack_already_running", message, "use it, or end it with: ./headrace down")
     log = settings.home.absolute() / "logs" / "supervisor.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     told, telling = os.pipe()

@@ -8,7 +8,7 @@ from typing import Any
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from streams.app import KafkaAccess
+from streams.kafka_access import KafkaAccess
 from streams.topics import DISPATCHER, INFERENCE, LEARNING
 
 GROUPS = (INFERENCE, DISPATCHER, LEARNING)  # the others read by position and belong to no group

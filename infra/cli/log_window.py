@@ -10,8 +10,8 @@ from typing import Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from streams.app import KafkaAccess
 from streams.errors import RetryableError
+from streams.kafka_access import KafkaAccess
 from streams.ports import LogRecord
 
 _CALL_S = 15.0
@@ -85,7 +85,9 @@ class LogReader:
         """
         starts = self._starts(windows)
         open_windows = {(w.topic, w.partition): w for w in windows if (w.topic, w.partition) in starts}
-        self._consumer.assign([TopicPartition(topic, partition, offset) for (topic, partition), offset in starts.items()])
+        assigned = [TopicPartition(topic, partition, offset) for (topic, partition), offset in starts.items()]
+        self._consumer.assign(assigned)
+        self._consumer.resume(assigned)  # a pause of an earlier read outlives its assignment
         found: list[LogRecord] = []
         heard = time.monotonic()
         while open_windows:

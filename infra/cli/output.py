@@ -15,6 +15,7 @@ from rich.text import Text
 from infra.cli.failures import Failure
 
 _NUMBERS = {"ms", "MB", "lag", "pid", "members", "restarts"}  # last words of the columns that are aligned to the right
+_LEAST_FOLDED = 24
 _UNWRAPPED = 100_000  # columns where no terminal bounds them: a line that is read by a program must not be broken
 
 
@@ -54,13 +55,19 @@ def print_json_line(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], wrapped: str = "", styles: Sequence[str] | None = None) -> None:
     """A table. On a terminal the column `wrapped` is folded to fit and the others keep their width. `styles`: one for each row."""
+    cells = [list(row) for row in rows]
+    widths = [max([len(column), *(len(row[i]) for row in cells)]) for i, column in enumerate(columns)]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        number = column.rpartition(" ")[2] in _NUMBERS
-        table.add_column(column, justify="right" if number else "left", no_wrap=column != wrapped, overflow="fold")
-    for index, row in enumerate(rows):
+    for column, width in zip(columns, widths, strict=True):
+        number, folds = column.rpartition(" ")[2] in _NUMBERS, column == wrapped
+        table.add_column(column, justify="right" if number else "left", overflow="fold", min_width=_LEAST_FOLDED if folds else width)
+    for index, row in enumerate(cells):
         table.add_row(*(Text(cell) for cell in row), style=styles[index] if styles else None)
-    out().print(table, soft_wrap=False)
+    console = out()
+    fixed = sum(width + 2 for column, width in zip(columns, widths, strict=True) if column != wrapped)
+    if fixed + (_LEAST_FOLDED if wrapped else 0) > console.width:
+        console.width = _UNWRAPPED  # the terminal breaks the lines: better than cells cut short
+    console.print(table, soft_wrap=False)
 
 
 def mark(good: bool) -> str:

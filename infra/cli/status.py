@@ -59,7 +59,7 @@ def _print(states: list[ProcessState], lags: list[GroupLag], away: str, *, super
 
     if states:
         columns = ("name", "state", "pid", "memory MB", "up", "restarts", "address")
-        print_table(columns, [_row(s) for s in states], styles=["" if s.ready else "red" for s in states])
+        print_table(columns, [_row(s) for s in states], wrapped="address", styles=["" if s.ready else "red" for s in states])
         out().print(f"{total_mb(states):.0f} MB in all\n")
         if not supervised:
             err().print("[yellow]the supervisor is gone: nothing restarts what dies. Mend it with: ./headrace down, then ./headrace up[/]")
