@@ -78,17 +78,16 @@ class OpenLoop:
         return _outcome(rate, start, answered, late)
 
     def _consumer(self) -> Consumer:
-        consumer = Consumer(
-            {**self._access.confluent(), "group.id": f"{self._access.username}-bench", "enable.auto.commit": False, "fetch.wait.max.ms": 100}
-        )
+        group = {"group.id": f"{self._access.username}-bench", "enable.auto.commit": False}
+        consumer = Consumer({**self._access.confluent(), **group, "fetch.wait.max.ms": 100})
         _, end = consumer.get_watermark_offsets(TopicPartition(*self._reply), timeout=10)
         consumer.assign([TopicPartition(*self._reply, end)])
         consumer.poll(0.5)  # the first fetch is under way before the clock starts
         return consumer
 
     def _send(self, load: Load, rate: float, start: float) -> np.ndarray:
-        producer = Producer({**self._access.confluent(), "acks": "all", "enable.idempotence": True, "linger.ms": 0, "partitioner": "murmur2",
-                             "queue.buffering.max.messages": 1_000_000})  # fmt: skip
+        durable = {"acks": "all", "enable.idempotence": True, "linger.ms": 0, "partitioner": "murmur2"}
+        producer = Producer({**self._access.confluent(), **durable, "queue.buffering.max.messages": 1_000_000})
         late = np.zeros(len(load.values))
         for i, value in enumerate(load.values):
             due = start + i / rate

@@ -133,8 +133,13 @@ def assemble(settings: Settings, name: str, index: int) -> Parts:
     return Parts(
         settings=settings, name=name, index=index, registry=registry, metrics=Metrics(registry), tracing=Tracing(name), codec=codec,
         clock=SystemClock(), log=KafkaLog(access), publisher=KafkaPublisher(access, codec),
-        failpoints=Failpoints(settings.failpoints, settings.home / "failpoints" / f"{name}-{index}"),
+        failpoints=_failpoints(settings, f"{name}-{index}"),
     )  # fmt: skip
+
+
+def _failpoints(settings: Settings, instance: str) -> Failpoints:
+    spec = settings.failpoints.read_text() if settings.failpoints is not None and settings.failpoints.exists() else ""
+    return Failpoints(spec, settings.home / "failpoints" / instance)
 
 
 def _prepare_codec(parts: Parts) -> None:

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     session_timeout_s: float = Field(6.0, description="Consumer-group session: how long a dead agent keeps its partitions. Kafka's lower bound is 6 s.")
     watchdog_s: float = Field(15.0, description="An agent whose event loop stands still this long is restarted by the supervisor.")
     log_level: str = Field("INFO", description="Level of the services' logs.")
-    failpoints: str = Field("", description="Only for fault tests: `name=kill@N[,…]` ends the process with SIGKILL when it reaches point `name` the N-th time.")
+    failpoints: Path | None = Field(None, description="Only for fault tests: a file with `name=kill@N` lines, read when a service starts; it ends itself with SIGKILL when it reaches point `name` the N-th time.")
 
     @cached_property
     def stack(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ acknowledged what was derived from it.
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -37,6 +38,7 @@ def create_app(service: str, instance: str, access: KafkaAccess, session_timeout
         topic_allow_declare=False,  # topics come from the catalogue alone
         web_enabled=False,  # probes and metrics are served by infra.probes
         store="memory://",
+        datadir=tempfile.gettempdir(),  # nothing is stored; Faust would make a folder in the working directory
         loghandlers=[logging.NullHandler()],  # logging is configured once, by infra.service
         logging_config=None,
     )

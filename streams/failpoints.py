@@ -11,13 +11,13 @@ _SPEC = re.compile(r"(?P<name>[\w.-]+)=kill@(?P<count>\d+)")
 
 
 class Failpoints:
-    """`spec` is "name=kill@N,…". Each point kills once: a mark in `folder` outlives the process, so that its successor goes on."""
+    """`spec` has lines "name=kill@N". Each point kills once: a mark in `folder` outlives the process, so that its successor goes on."""
 
     def __init__(self, spec: str, folder: Path) -> None:
         self._left: dict[str, int] = {}
         self._folder = folder
-        for part in filter(None, spec.split(",")):
-            match = _SPEC.fullmatch(part.strip())
+        for part in filter(None, map(str.strip, spec.splitlines())):
+            match = _SPEC.fullmatch(part)
             if match is None:
                 raise ValueError(f"failpoint {part!r} is not of the form name=kill@N")
             if not self._mark(match["name"]).exists():

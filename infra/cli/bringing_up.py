@@ -45,7 +45,7 @@ def _spec(settings: Settings, service: str, index: int, gpus: int) -> AgentSpec:
         if gpus:
             env["CUDA_VISIBLE_DEVICES"] = str(index % gpus)
     env["OMP_WAIT_POLICY"] = "PASSIVE"  # idle threads of torch would spin against the other services
-        env["OMP_NUM_THREADS"] = str(threads)  # each agent would otherwise take all cores for itself
+    env["OMP_NUM_THREADS"] = str(threads)  # each agent would otherwise take all cores for itself
     argv = [sys.executable, "-m", "infra.service", service, "--index", str(index)]
     return AgentSpec(name=f"{service}-{index}", argv=argv, env=env)
 

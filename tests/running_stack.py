@@ -1,0 +1,120 @@
+"""A whole stack for tests, started and ended as a user does, in a folder and on ports of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from connectors.kafka.client import RequestClient
+from connectors.registry import ConfluentRegistry
+from infra.access import kafka_access
+from infra.settings import Settings
+from schemas.codec import Codec
+from schemas.events import Final, InferenceRequested, Message, Parameters
+from schemas.ids import uuid7
+from tests.checkout import ROOT
+
+
+class RunningStack:
+    """Started by `up --detach`, ended by `down`. `environment` holds more HEADRACE_ settings."""
+
+    def __init__(self, home: Path, cache: Path, environment: dict[str, str]) -> None:
+        self.home = home
+        self.failpoints = home / "failpoints.txt"
+        own = {"HEADRACE_HOME": str(home), "HEADRACE_CACHE": str(cache), "HEADRACE_FAILPOINTS": str(self.failpoints), **environment}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
+        self.environment = {**kept, **own, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+        fields = {k.removeprefix("HEADRACE_").lower(): v for k, v in own.items()}
+        self._make_settings: Callable[[], Settings] = lambda: Settings(**fields)  # type: ignore[arg-type]  # pydantic converts them
+
+    def start(self) -> None:
+        """Bring a fresh stack up; its output is in the error if it does not come."""
+        shutil.rmtree(self.home, ignore_errors=True)
+        started = self.cli("up", "--detach", timeout_s=240)
+        if started.returncode != 0:
+            raise RuntimeError(f"the stack did not start:\n{started.stdout}\n{started.stderr}")
+
+    def stop(self) -> None:
+        self.cli("down", timeout_s=60)
+
+    def cli(self, *arguments: str, timeout_s: float = 60, input_text: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command of the CLI to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "infra.cli.main", *arguments], cwd=ROOT, env=self.environment, capture_output=True, text=True,
+            timeout=timeout_s, check=False, input=input_text,
+        )  # fmt: skip
+
+    @property
+    def settings(self) -> Settings:
+        """Read anew each time: ports may have changed."""
+        return self._make_settings()
+
+    def client(self, user: str = "client") -> RequestClient:
+        settings = self.settings
+        return RequestClient(kafka_access(settings, user), Codec(ConfluentRegistry(settings.registry)), settings.partitions)
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What stack.json says of an agent or a component."""
+        stack = json.loads((self.home / "stack.json").read_text())
+        return dict({**stack["components"], **stack["agents"]}[name])
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
+        """Send a signal to an agent or component; its process id."""
+        pid = int(self.record(name)["pid"])
+        os.kill(pid, number)
+        return pid
+
+    def ready(self, agent: str) -> bool:
+        """Whether an agent's own process lives and says that it is ready."""
+        record = self.record(agent)
+        if not psutil.pid_exists(record["pid"]):
+            return False
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{record['port']}/ready", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def restart_with(self, agent: str, failpoints: str) -> None:
+        """Kill an agent so that its successor, started by the supervisor, has these failpoints; wait until that is ready."""
+        shutil.rmtree(self.home / "failpoints", ignore_errors=True)
+        self.failpoints.write_text(failpoints)
+        killed = self.kill(agent)
+        eventually(lambda: self.record(agent)["pid"] != killed and self.ready(agent), 60, f"{agent} is back")
+
+
+def eventually(condition: Callable[[], bool], within_s: float, what: str) -> None:
+    """Wait for something that must come; how long it took is not judged."""
+    until = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > until:
+            raise AssertionError(f"not within {within_s:.0f} s: {what}")
+        time.sleep(0.1)
+
+
+def request(prompt: str, *, max_tokens: int = 4, deadline_s: float | None = None, **more: Any) -> InferenceRequested:
+    """A request of the local tenant."""
+    now = time.time_ns() // 1_000_000
+    return InferenceRequested(
+        **{
+            "request_id": uuid7(), "tenant": "local", "model": "", "messages": (Message(role="user", content=prompt),),
+            "parameters": Parameters(max_tokens=max_tokens), "requested_at": now,
+            "deadline_at": None if deadline_s is None else now + int(deadline_s * 1000), **more,
+        }
+    )  # fmt: skip
+
+
+def answers(client: RequestClient, within_s: float) -> dict[str, Final]:
+    """Final events of everything that the client has asked, by request id."""
+    return {told.request_id: told.final for told in client.listen(within_s) if told.final is not None}
