@@ -49,8 +49,12 @@ def real_stack(cache: Path) -> Iterator[RunningStack]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was skipped, and why."""
-    for report in terminalreporter.stats.get("skipped", []):
-        terminalreporter.write_line(f"skipped {report.nodeid}: {report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr}")
+    skipped = terminalreporter.stats.get("skipped", [])
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        terminalreporter.write_line(f"skipped {report.nodeid}: {reason}")
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} skipped")
 
 
 @pytest.hookimpl(trylast=True)
