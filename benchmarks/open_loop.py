@@ -21,13 +21,16 @@ _DRAIN_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Records to send, already encoded, so that the sender's own work is small. `ids[i]` is what the reply to i is known by."""
+    """Records to send, already encoded, so that the sender's own work is small.
+
+    `ids[i]` is what the reply to i is known by: it travels as the correlation-id header, beside `headers`.
+    """
 
     topic: str
     keys: Sequence[bytes]
     values: Sequence[bytes]
-    headers: Sequence[list[tuple[str, bytes]]]
     ids: Sequence[bytes]
+    headers: Sequence[tuple[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,8 @@ class OpenLoop:
         self._access = access
         self._reply = (reply_topic, reply_partition)
 
-    def run(self, load: Load, rate: float) -> Outcome:
-        """One cell: all of the load at `rate` records a second."""
+    def run(self, load: Load, rate: float, drain_s: float = _DRAIN_S) -> Outcome:
+        """One cell: all of the load at `rate` records a second, then up to `drain_s` for the last replies."""
         count = len(load.values)
         answered = np.full(count, np.nan)
         index = {request_id: i for i, request_id in enumerate(load.ids)}
@@ -72,7 +75,7 @@ class OpenLoop:
         reader.start()
         start = time.perf_counter() + 0.2
         late = self._send(load, rate, start)
-        _wait_for_all(answered, stop)
+        _wait_for_all(answered, stop, drain_s)
         reader.join()
         consumer.close()
         return _outcome(rate, start, answered, late)
@@ -94,7 +97,7 @@ class OpenLoop:
             while (ahead := due - time.perf_counter()) > 0:
                 time.sleep(ahead)
             late[i] = -ahead
-            producer.produce(load.topic, value, load.keys[i], headers=load.headers[i])
+            producer.produce(load.topic, value, load.keys[i], headers=[*load.headers, ("correlation-id", load.ids[i])])
             if i % 64 == 0:
                 producer.poll(0)
         producer.flush(_DRAIN_S)
@@ -113,8 +116,8 @@ def _read(consumer: Consumer, index: dict[bytes, int], answered: np.ndarray, sto
                 left -= 1
 
 
-def _wait_for_all(answered: np.ndarray, stop: threading.Event) -> None:
-    deadline = time.perf_counter() + _DRAIN_S
+def _wait_for_all(answered: np.ndarray, stop: threading.Event, drain_s: float) -> None:
+    deadline = time.perf_counter() + drain_s
     while np.isnan(answered).any() and time.perf_counter() < deadline:
         time.sleep(0.05)
     stop.set()
