@@ -24,6 +24,7 @@ from schemas.codec import Codec
 from schemas.events import Final, InferenceRequested, Message, Parameters
 from schemas.ids import uuid7
 from tests.checkout import ROOT
+from tests.docker_servers import DockerServers
 
 
 class RunningStack:
@@ -36,17 +37,24 @@ class RunningStack:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
         self.environment = {**kept, **own, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
         fields = {k.removeprefix("HEADRACE_").lower(): v for k, v in own.items()}
-        self._make_settings: Callable[[], Settings] = lambda: Settings(**fields)  # type: ignore[arg-type]  # pydantic converts them
+        self._fields = fields
+        self._docker = DockerServers(home) if os.environ.get("HEADRACE_TEST_STACK") == "docker" else None
 
     def start(self) -> None:
         """Bring a fresh stack up; its output is in the error if it does not come."""
         shutil.rmtree(self.home, ignore_errors=True)
+        if self._docker is not None:
+            servers = self._docker.start()
+            self.environment |= servers
+            self._fields |= {k.removeprefix("HEADRACE_").lower(): v for k, v in servers.items()}
         started = self.cli("up", "--detach", timeout_s=240)
         if started.returncode != 0:
             raise RuntimeError(f"the stack did not start:\n{started.stdout}\n{started.stderr}")
 
     def stop(self) -> None:
         self.cli("down", timeout_s=60)
+        if self._docker is not None:
+            self._docker.stop()
 
     def cli(self, *arguments: str, timeout_s: float = 60, input_text: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command of the CLI to its end."""
@@ -58,7 +66,7 @@ class RunningStack:
     @property
     def settings(self) -> Settings:
         """Read anew each time: ports may have changed."""
-        return self._make_settings()
+        return Settings(**self._fields)  # type: ignore[arg-type]  # pydantic converts them
 
     def client(self, user: str = "client") -> RequestClient:
         settings = self.settings
@@ -70,10 +78,17 @@ class RunningStack:
         return dict({**stack["components"], **stack["agents"]}[name])
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> int:
-        """Send a signal to an agent or component; its process id."""
+        """Send a signal to an agent or component; the process id of an agent, or of a component that is a process here."""
+        if self._docker is not None and name in ("kafka", "registry", "redis"):
+            self._docker.signal(name, signal.Signals(number).name.removeprefix("SIG"))
+            return 0
         pid = int(self.record(name)["pid"])
         os.kill(pid, number)
         return pid
+
+    def resume(self, name: str) -> None:
+        """Let an agent or component that SIGSTOP froze go on."""
+        self.kill(name, signal.SIGCONT)
 
     def ready(self, agent: str) -> bool:
         """Whether an agent's own process lives and says that it is ready."""

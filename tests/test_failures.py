@@ -75,15 +75,17 @@ def test_garbage_is_rejected_kept_and_can_be_replayed_while_others_are_answered(
 
 def test_a_request_that_nobody_can_answer_in_time_is_failed_by_the_sweeper(stack: RunningStack) -> None:
     """Dispatcher and worker stand still: within a second of its deadline the request fails, and they go on afterwards."""
-    frozen = [stack.kill(name, signal.SIGSTOP) for name in ("dispatcher-0", "deep-learning-0")]
+    frozen = ("dispatcher-0", "deep-learning-0")
+    for name in frozen:
+        stack.kill(name, signal.SIGSTOP)
     try:
         client = stack.client()
         asked = request("nobody is there", deadline_s=3)
         client.submit(asked)
         final = answers(client, 20)[asked.request_id]
     finally:
-        for pid in frozen:
-            os.kill(pid, signal.SIGCONT)
+        for name in frozen:
+            stack.resume(name)
     assert isinstance(final, InferenceFailed)
     assert (final.stage, final.code, final.retryable) == ("sweeper", "deadline_exceeded", True)
     assert asked.deadline_at is not None
@@ -116,11 +118,11 @@ def test_redis_away_makes_misses_and_a_flush_is_filled_again(stack: RunningStack
     client.submit(known)
     answers(client, 60)
     eventually(lambda: _tier(stack, "remember me") == "exact", 20, "it is known")
-    pid = stack.kill("redis", signal.SIGSTOP)
+    stack.kill("redis", signal.SIGSTOP)
     try:
         assert _tier(stack, "remember me") == "deep-learning"
     finally:
-        os.kill(pid, signal.SIGCONT)
+        stack.resume("redis")
     eventually(lambda: _tier(stack, "remember me") == "exact", 20, "it is known again")
     _flush(stack)
     eventually(lambda: _tier(stack, "remember me") == "exact", 20, "a flushed Redis was filled again")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 import subprocess
@@ -91,9 +90,9 @@ def test_a_worker_frozen_past_detection_and_woken_again(stack: RunningStack) -> 
     """SIGSTOP until it is taken for dead: what it held is placed anew, and what it says late is dropped by readers."""
 
     def freeze() -> None:
-        pid = stack.kill("deep-learning-0", signal.SIGSTOP)
+        stack.kill("deep-learning-0", signal.SIGSTOP)
         time.sleep(4)  # three heartbeats of half a second, and some
-        os.kill(pid, signal.SIGCONT)
+        stack.resume("deep-learning-0")
 
     all_ends_well(stack, "frozen", freeze)
 

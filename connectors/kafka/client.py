@@ -45,6 +45,15 @@ class RequestClient:
         )
         topics = {reply_topic, TOKENS} if reply_topic == RESPONSES else {reply_topic}
         self._consumer.assign([self._end_of(topic) for topic in topics])
+        self._connect(reply_topic)
+
+    def _connect(self, reply_topic: str) -> None:
+        """Make connections and schema look-ups now, so that they don't count as the first request's waiting."""
+        self._codec.prepare(REQUESTS, InferenceRequested)
+        self._codec.prepare(reply_topic, *FINALS)
+        self._codec.prepare(TOKENS if reply_topic == RESPONSES else reply_topic, TokensGenerated)
+        self._producer.list_topics(REQUESTS, timeout=_START_TIMEOUT_S)
+        self._consumer.poll(0)
 
     def _end_of(self, topic: str) -> TopicPartition:
         here = TopicPartition(topic, self.reply_to.partition)
