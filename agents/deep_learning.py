@@ -20,7 +20,7 @@ from streams.acknowledging import publish_until_done
 from streams.engine import GenerationEngine
 from streams.errors import RetryableError
 from streams.failpoints import Failpoints
-from streams.ports import Clock, Log, LogRecord, Outgoing, Publisher
+from streams.ports import Clock, Log, LogFollower, LogRecord, Outgoing, Publisher
 from streams.telemetry import Metrics, Tracing
 from streams.topics import DEEP_LEARNING, DL_DISPATCH, DL_WORKERS
 
@@ -78,18 +78,19 @@ class DeepLearningService:
         await self._ports.engine.start()
         # The end of the partition is fixed before the first heartbeat: a dispatch can only follow that.
         follower = await self._ports.log.follow([DL_DISPATCH], [self._ports.slot], "end")
-        reporting = asyncio.create_task(self._report_forever())
-        self.ready = True
-        try:
-            while True:
-                try:
-                    for record in await follower.next(1000):
-                        self._take(record)
-                except RetryableError as error:
-                    log.warning("dispatches_wait reason=%s", error)
-                    await asyncio.sleep(0.5)
-        finally:
-            reporting.cancel()
+        async with asyncio.TaskGroup() as together:  # if one loop breaks, the service ends and is started anew
+            together.create_task(self._report_forever())
+            together.create_task(self._listen_forever(follower))
+            self.ready = True
+
+    async def _listen_forever(self, follower: LogFollower) -> None:
+        while True:
+            try:
+                for record in await follower.next(1000):
+                    self._take(record)
+            except RetryableError as error:
+                log.warning("dispatches_wait reason=%s", error)
+                await asyncio.sleep(0.5)
 
     def _take(self, record: LogRecord) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
 import signal
@@ -37,6 +38,8 @@ from streams.routing import EntryIds
 from streams.telemetry import Metrics, Tracing
 
 log = logging.getLogger("infra.service")
+
+_STOP_S = 20.0
 
 
 @dataclass(slots=True)
@@ -104,8 +107,15 @@ async def run(settings: Settings, name: str, index: int, port: int) -> None:
     app = create_app(name, parts.instance, kafka_access(settings, name), settings.session_timeout_s) if with_agents else Loops()
     close = _BUILDERS[name](app, parts)
     stop = asyncio.Event()
+    broken = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def tell_broken(_reason: str) -> None:  # comes from the producer's thread
+        loop.call_soon_threadsafe(broken.set)
+
+    parts.publisher.on_broken = tell_broken
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     turning = asyncio.create_task(probes.keep_turning())
     log.info("starting instance=%s port=%s", parts.instance, port)
     await app.start()
@@ -113,16 +123,19 @@ async def run(settings: Settings, name: str, index: int, port: int) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-    crashed = asyncio.create_task(app.wait_until_stopped())
-    await asyncio.wait([asyncio.create_task(stop.wait()), crashed], return_when=asyncio.FIRST_COMPLETED)
-    failed = crashed.done() and not stop.is_set()
-    await app.stop()
-    await close()
-    parts.publisher.close()
+    ends = [asyncio.create_task(end) for end in (stop.wait(), broken.wait(), app.wait_until_stopped())]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    failed = not stop.is_set()
+    with contextlib.suppress(TimeoutError):  # what is broken may not stop in order; the process ends all the same
+        async with asyncio.timeout(_STOP_S):
+            await app.stop()
+            await close()
+            await asyncio.to_thread(parts.publisher.close)
     parts.tracing.close()
     turning.cancel()
     if failed:  # the supervisor starts a new one
-        raise SystemExit(f"{parts.instance} stopped by itself: {app.crash_reason!r}")
+        reason = "its producer broke for good" if broken.is_set() else repr(app.crash_reason)
+        raise SystemExit(f"{parts.instance} stopped by itself: {reason}")
 
 
 def assemble(settings: Settings, name: str, index: int) -> Parts:

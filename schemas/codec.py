@@ -11,6 +11,8 @@ import io
 import json
 import struct
 import threading
+import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +25,8 @@ from schemas.record import Record
 
 AVRO_DIR = Path(__file__).parent / "avro"
 _FRAME = struct.Struct(">bI")
-_UNKNOWN_IDS_KEPT = 10_000  # garbage can name any id; what is remembered of it stays bounded
+_UNKNOWN_IDS_KEPT = 10_000  # garbage can name any id; what is remembered of it stays bounded,
+_UNKNOWN_FOR_S = 10.0  # and not for long, since an id that garbage named may be given to a schema later
 
 
 class UndecodableRecord(ValueError):
@@ -67,12 +70,13 @@ class Codec:
     allowed or after `knows(value)`.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._registry = registry
+        self._monotonic = monotonic
         self._classes = {cls.schema_name(): cls for cls in EVENTS}
         self._frames: dict[tuple[str, type[Record]], bytes] = {}
         self._writers: dict[int, tuple[type[Record], Any, Any]] = {}
-        self._unknown: dict[int, str] = {}
+        self._unknown: dict[int, tuple[str, float]] = {}  # why, and until when that is remembered
         self._lock = threading.Lock()
 
     def prepare(self, topic: str, *classes: type[Record]) -> None:
@@ -92,7 +96,7 @@ class Codec:
         if value is None or len(value) < _FRAME.size or value[0] != 0:
             return True
         schema_id = _FRAME.unpack_from(value)[1]
-        return schema_id in self._writers or schema_id in self._unknown
+        return schema_id in self._writers or self._why_unknown(schema_id) is not None
 
     def decode(self, value: bytes | None) -> Record:
         """The event in the bytes, in our own version of its schema.
@@ -114,20 +118,25 @@ class Codec:
         return decoded
 
     def _look_up(self, schema_id: int) -> tuple[type[Record], Any, Any]:
-        if schema_id in self._unknown:
-            raise UndecodableRecord(self._unknown[schema_id])
+        if (why := self._why_unknown(schema_id)) is not None:
+            raise UndecodableRecord(why)
         try:
             writer = fastavro.parse_schema(json.loads(self._registry.schema_by_id(schema_id)))
             cls = self._classes[writer["name"]]
         except (UnknownSchema, KeyError, TypeError, ValueError, fastavro.schema.SchemaParseException) as error:
+            why = f"schema id {schema_id} is no event of ours: {error!r}"
             with self._lock:
                 if len(self._unknown) >= _UNKNOWN_IDS_KEPT:
                     self._unknown.clear()
-                self._unknown[schema_id] = f"schema id {schema_id} is no event of ours: {error!r}"
-            raise UndecodableRecord(self._unknown.get(schema_id, str(error))) from error
+                self._unknown[schema_id] = (why, self._monotonic() + _UNKNOWN_FOR_S)
+            raise UndecodableRecord(why) from error
         entry = (cls, writer, _reader(cls.schema_name()))
         self._writers[schema_id] = entry
         return entry
+
+    def _why_unknown(self, schema_id: int) -> str | None:
+        why, until = self._unknown.get(schema_id, (None, 0.0))
+        return why if why is not None and self._monotonic() < until else None
 
     def _frame(self, topic: str, cls: type[Record]) -> bytes:
         schema_id = self._registry.id_of(subject(topic, cls.schema_name()), schema_json(cls.schema_name()))

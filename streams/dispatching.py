@@ -13,6 +13,7 @@ from schemas.record import Record
 
 MISSED_HEARTBEATS = 3
 MOST_PLACEMENTS = 4  # a request that four workers could not serve will not be served by a fifth
+_REMEMBERED_MS = 600_000  # of a result without its request, whose deadline is not known
 _FAIL_EARLY_MS = 100  # so that the failure is on the log before the deadline
 
 
@@ -192,6 +193,8 @@ def _moved(held: Held, reason: str, now_ms: int) -> GenerationMoved:
 def _finish(state: DispatchState, event: GenerationFinished) -> None:
     held = state.held.get(event.request_id)
     if held is None:
+        if event.outcome != "returned":  # heard before its request, as can be while a state is rebuilt
+            state.done[event.request_id] = event.finished_at + _REMEMBERED_MS
         return
     if event.outcome == "returned":
         if held.worker is not None and event.epoch == held.epoch:

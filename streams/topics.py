@@ -83,15 +83,16 @@ def catalogue(tenants: Iterable[str], partitions: int, worker_slots: int) -> tup
     names = tuple(tenants)
     repliers = (INFERENCE, DISPATCHER, DEEP_LEARNING, SWEEPER)
     producers = tuple(producer_user(t) for t in names)
-    longest = {"max.message.bytes": str(8 << 20)}  # dead letters and dispatches carry a whole request inside
+    longest = {"max.message.bytes": str(8 << 20)}  # dead letters and dispatches carry a whole request inside,
+    request = {"max.message.bytes": str(1 << 20)}  # so the largest record that anybody can publish must be well below that
 
     topic = partial(Topic, partitions=partitions)
 
     return (
         topic(
             REQUESTS, "routing digest", (InferenceRequested,),
-            writers=(CLIENT, OPERATOR, *producers), readers=(INFERENCE, SWEEPER, CLIENT),  # the operator replays dead letters
-        ),
+            writers=(CLIENT, OPERATOR, *producers), readers=(INFERENCE, SWEEPER, CLIENT), config=request,
+        ),  # the operator replays dead letters
         topic(RESPONSES, "request id; partition = reply partition", FINALS, writers=repliers, readers=(CLIENT, SWEEPER)),
         topic(
             TOKENS, "request id; partition = reply partition", (TokensGenerated,),

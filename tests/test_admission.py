@@ -175,6 +175,7 @@ def test_admission_only_ever_refuses(request: InferenceRequested, headers: Recor
         assert routing_key(entered.request) and ENTRY_IDS.entry_id(entered.request)
 
 
+@settings(deadline=None)
 @given(REQUESTS, REQUESTS)
 def test_identical_requests_share_key_and_entry(request: InferenceRequested, other: InferenceRequested) -> None:
     """Who asked, when, how urgently and until when makes no difference; nor does the seed where nothing is sampled."""
@@ -185,6 +186,7 @@ def test_identical_requests_share_key_and_entry(request: InferenceRequested, oth
     assert len({ENTRY_IDS.entry_id(r) for r in greedy}) == len({routing_key(r) for r in greedy}) == 1
 
 
+@settings(deadline=None)
 @given(SCOPED, SCOPED, st.sampled_from(["tenant", "model", "task", "messages", "parameters"]))
 def test_any_difference_makes_another_entry(request: InferenceRequested, other: InferenceRequested, name: str) -> None:
     """Tenants, models, prompts, system prompts and parameters never share an answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import asdict
 
@@ -32,6 +32,7 @@ NAMED = st.sampled_from(NAMES) | st.text(max_size=10)
 PLACES = st.tuples(st.text(max_size=20), st.integers(0, 2**31 - 1), st.integers(0, 2**63 - 1), st.integers(-2, 10))
 
 
+@settings(deadline=None)
 @given(HEADERS)
 def test_headers_come_back_as_they_were(headers: RecordHeaders) -> None:
     """From pairs, as the clients give them, and from a mapping, as Faust does."""
@@ -40,6 +41,7 @@ def test_headers_come_back_as_they_were(headers: RecordHeaders) -> None:
     assert RecordHeaders.parse(dict(raw)) == headers
 
 
+@settings(deadline=None)
 @given(HEADERS)
 def test_what_is_empty_is_left_out(headers: RecordHeaders) -> None:
     """Each header is written at most once, none of them empty, and only those that are known."""
@@ -55,6 +57,7 @@ def test_no_headers_are_no_error(nothing: object) -> None:
     assert RecordHeaders.parse(nothing) == RecordHeaders()  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(NAMED, VALUES), max_size=12))
 def test_any_bytes_are_read_without_an_error(pairs: list[tuple[str, bytes | None]]) -> None:
     """Headers come from anybody: what is broken counts as absent, and what was read can be written again."""
@@ -85,6 +88,7 @@ def test_a_topic_may_hold_a_slash() -> None:
     assert RecordHeaders.parse([("reply-to", b"a/b/007")]).reply_to == Position(topic="a/b", partition=7, offset=-1)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**48 - 1), st.integers(0, 2**74 - 1))
 def test_uuid7_is_valid_and_tells_its_time(now_ms: int, bits: int) -> None:
     """RFC 9562: version 7, its variant, and the first 48 bits are the time, whatever the case it is written in."""
@@ -95,6 +99,7 @@ def test_uuid7_is_valid_and_tells_its_time(now_ms: int, bits: int) -> None:
     assert parsed.int == now_ms << 80 | 7 << 76 | (bits >> 62) << 64 | 2 << 62 | bits & (1 << 62) - 1
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**48 - 2), st.integers(0, 2**74 - 1), st.integers(0, 2**74 - 1))
 def test_uuid7_sorts_by_time(now_ms: int, bits: int, other: int) -> None:
     """As text too; within a millisecond by the random bits."""
@@ -107,6 +112,7 @@ def test_uuid7_is_new_each_time() -> None:
     assert len({uuid7() for _ in range(1000)}) == 1000
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40) | st.uuids(version=4).map(str) | st.uuids(version=1).map(str))
 def test_what_is_no_uuid7_is_refused(value: str) -> None:
     """Other versions, and other text; the error does not repeat a text of any length."""
@@ -117,6 +123,7 @@ def test_what_is_no_uuid7_is_refused(value: str) -> None:
             uuid7_ms(wrapped)
 
 
+@settings(deadline=None)
 @given(PLACES, st.text(max_size=20), st.text(max_size=20))
 def test_ids_are_uuid5(place: tuple[str, int, int, int], tenant: str, request_id: str) -> None:
     """The quick way gives what the standard library gives, so that anybody can compute them."""
@@ -133,6 +140,7 @@ def test_ids_are_stable() -> None:
     assert named_event_id("r-1", "dispatched", 2) == "353f2220-07fc-5f73-9098-c17c1000bd18"
 
 
+@settings(deadline=None)
 @given(st.sets(PLACES, min_size=2, max_size=8))
 def test_ids_of_different_places_differ(places: set[tuple[str, int, int, int]]) -> None:
     """Topic, partition, offset and ordinal each count; the ordinal is 0 where none is given."""

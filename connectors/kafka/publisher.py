@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -25,11 +25,15 @@ class PublishFailed(RetryableError):
 class KafkaPublisher:
     """Adapter of `streams.ports.Publisher`. One per process; `close` flushes.
 
+    An idempotent producer can break for good (librdkafka's fatal errors): `on_broken` is then called, once, from another thread,
+    and the process should end: its successor starts from what was acknowledged.
+
     `linger_ms` 0 sends at once: under load, batches form by themselves while a request is under way.
     """
 
     def __init__(self, access: KafkaAccess, codec: Codec, *, linger_ms: float = 0.0, timeout_s: float = 30.0) -> None:
         self._codec = codec
+        self.on_broken: Callable[[str], None] = lambda _reason: None
         self._producer = Producer(
             {
                 **access.confluent(),
@@ -42,6 +46,7 @@ class KafkaPublisher:
                 "message.max.bytes": 8 << 20,
                 "delivery.timeout.ms": int(timeout_s * 1000),
                 "queue.buffering.max.messages": 200_000,
+                "error_cb": self._told_error,
             }
         )
         self._closing = threading.Event()
@@ -67,6 +72,10 @@ class KafkaPublisher:
             self._producer.produce(record.topic, value, record.key, headers=record.headers.raw(), on_delivery=on_delivery, **where)
         except (BufferError, KafkaException) as error:  # a full queue, or a record that librdkafka refuses
             on_delivery(error, None)
+
+    def _told_error(self, error: KafkaError) -> None:
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            self.on_broken(error.str())
 
     def _poll(self) -> None:
         while not self._closing.is_set():
