@@ -45,6 +45,10 @@ class DeepLearningPorts:
     failpoints: Failpoints
 
 
+class EngineBroken(Exception):
+    """The engine can't go on: the process ends, and what it held is placed elsewhere. Look at the service's log for the cause."""
+
+
 @dataclass(slots=True)
 class _Claim:
     """This process's claim of its slot, and the newest dispatcher that it heard of."""
@@ -107,6 +111,8 @@ class DeepLearningService:
         running = self._claim.running.get(event.request_id)
         if running is not None and running[0] >= event.epoch:
             return
+        if running is not None:  # placed anew while it still runs here: the older one would only keep a slot
+            running[1].cancel()
         self._ports.failpoints.reach("deep-learning.take")
         headers = RecordHeaders.parse(record.headers)
         task = asyncio.create_task(Generation(self._ports, event, headers.traceparent).run())
@@ -123,6 +129,8 @@ class DeepLearningService:
 
     async def _report_forever(self) -> None:
         while True:
+            if trouble := self._ports.engine.capacity().trouble:
+                raise EngineBroken(trouble)
             report = self._report()
             now = report.reported_at
             headers = RecordHeaders(event="WorkerReported", event_id=named_event_id(report.worker, report.incarnation, now))

@@ -29,8 +29,10 @@ from schemas.headers import RecordHeaders
 from schemas.ids import final_event_id, named_event_id
 from schemas.record import Record
 from streams.acknowledging import Acknowledger, publish_until_done
-from streams.app import batches, bytes_topic
+from streams.app import bytes_topic, handle_batches
+from streams.decoding import decode_when_possible
 from streams.dispatching import DispatchState, Held, decide, evolve
+from streams.ending import end_process_on_error
 from streams.errors import RetryableError
 from streams.failpoints import Failpoints
 from streams.ports import Clock, Log, LogRecord, Outgoing, Publisher
@@ -70,8 +72,7 @@ def register(app: Any, ports: DispatcherPorts) -> None:
 
     @app.agent(bytes_topic(app, DL_REQUESTS), name="dispatcher", concurrency=1)
     async def dispatcher(stream: Any) -> None:
-        async for batch in batches(stream, 200):
-            await service.queue(batch)
+        await handle_batches(stream, 200, service.queue)
 
     @app.on_partitions_assigned.connect
     async def assigned(_app: Any, assigned: Any, **_kwargs: Any) -> None:
@@ -107,6 +108,7 @@ class DispatcherService:
             state = DispatchState(self._ports.instance, now, self._ports.heartbeat_ms)
             self._shards[partition] = state
             self._rebuilding[partition] = asyncio.create_task(self._rebuild(partition, state))
+            self._rebuilding[partition].add_done_callback(end_process_on_error)
 
     def disown(self, partitions: set[int]) -> None:
         """Give shards up: another dispatcher rebuilds them."""
@@ -126,23 +128,27 @@ class DispatcherService:
             except RetryableError as error:
                 log.warning("rebuild_waits partition=%s reason=%s", partition, error)
                 await asyncio.sleep(0.5)
-        for record in (*requests, *dispatches, *results):
-            if (event := self._decoded(record.value)) is not None:
+        for number, record in enumerate((*requests, *dispatches, *results)):
+            if (event := await self._decoded(record.value)) is not None:
                 evolve(state, event, self._ports.clock.now_ms())
+            if number % 500 == 0:  # ten minutes of a busy log are long; heartbeats must be heard meanwhile
+                await asyncio.sleep(0)
         log.info("shard_rebuilt partition=%s held=%s", partition, len(state.held))
         self._rebuilding.pop(partition, None)
         self._wake.set()
 
     async def queue(self, events: Sequence[Any]) -> None:
         """Hold requests, and acknowledge each once its RequestQueued is durable."""
+        self._acks.take(events)
         derived: list[tuple[Any, list[Outgoing]]] = []
         for event in events:
-            request = self._decoded(event.value)
+            request = await self._decoded(event.value)
             shard = self._shards.get(event.message.partition)
             out: list[Outgoing] = []
             if isinstance(request, DeepLearningRequested) and shard is not None:
                 evolve(shard, request, self._ports.clock.now_ms())
-                out = [self._queued(shard, request, RecordHeaders.parse(event.message.headers))]
+                if request.request_id in shard.held:  # a repeat of one that is done needs nothing
+                    out = [self._queued(shard, request, RecordHeaders.parse(event.message.headers))]
             derived.append((event, out))
         await self._acks.publish_then_ack(derived)
         self._wake.set()
@@ -232,13 +238,13 @@ class DispatcherService:
         while True:
             try:
                 for record in await follower.next(1000):
-                    self._hear(record)
+                    await self._hear(record)
             except RetryableError as error:
                 log.warning("listening_waits reason=%s", error)
                 await asyncio.sleep(0.5)
 
-    def _hear(self, record: LogRecord) -> None:
-        event = self._decoded(record.value)
+    async def _hear(self, record: LogRecord) -> None:
+        event = await self._decoded(record.value)
         if isinstance(event, WorkerReported):
             shard = self._shards.get(partition_for(event.model.encode(), self._ports.shards))
         else:
@@ -248,9 +254,9 @@ class DispatcherService:
         evolve(shard, event, self._ports.clock.now_ms())
         self._wake.set()
 
-    def _decoded(self, value: bytes | None) -> Record | None:
+    async def _decoded(self, value: bytes | None) -> Record | None:
         try:
-            return self._ports.codec.decode(value)
-        except (UndecodableRecord, OSError) as error:  # only our own services may write these topics: a bug, not bad input
+            return await decode_when_possible(self._ports.codec, value)
+        except UndecodableRecord as error:  # only our own services may write these topics: a bug, not bad input
             log.error("undecodable_internal_record reason=%s", error)
             return None

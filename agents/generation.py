@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STOP_EARLY_S = 0.1  # so that the failure is on the log before the deadline
+_STOP_EARLY_S = 0.5  # a step or two, so that the failure is on the log before the deadline
 
 
 class Generation:

@@ -19,7 +19,8 @@ from schemas.headers import RecordHeaders
 from schemas.ids import derived_event_id, final_event_id, named_event_id
 from streams.acknowledging import Acknowledger
 from streams.admission import AdmissionLimits, Admitted, RequestRefused, admit, check_size
-from streams.app import batches, bytes_topic
+from streams.app import bytes_topic, handle_batches
+from streams.ending import end_process_on_error
 from streams.errors import RetryableError
 from streams.failpoints import Failpoints
 from streams.ports import AnswerStore, Clock, Outgoing, Publisher
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 500  # bounds the latency of the first of a batch; larger ones measured no faster
 _DECODED_KEPT = 4096
+_MOST_APART = 2000
 _LOOK_UPS_AT_ONCE = 8  # of schema ids met for the first time: garbage may not occupy the registry
 
 
@@ -58,6 +60,7 @@ class _Work:
     source: Position
     admitted: Admitted | None = None
     entry_id: str = ""
+    trace: str | None = None  # context of this hop's span, made once
     out: list[Outgoing] = field(default_factory=list)
 
 
@@ -67,8 +70,7 @@ def register(app: Any, ports: InferencePorts) -> None:
 
     @app.agent(bytes_topic(app, REQUESTS), name="inference", concurrency=1)
     async def inference(stream: Any) -> None:
-        async for batch in batches(stream, MOST_AT_ONCE):
-            await service.handle(batch)
+        await handle_batches(stream, MOST_AT_ONCE, service.handle)
 
 
 class InferenceService:
@@ -89,6 +91,7 @@ class InferenceService:
     async def handle(self, events: Sequence[Any]) -> None:
         """Handle a batch. What needs a question to the registry goes apart, so that garbage holds nobody up."""
         codec = self._ports.codec
+        self._acks.take(events)
         known = [event for event in events if codec.knows(event.value)]
         if len(known) < len(events):
             for event in events:
@@ -96,6 +99,9 @@ class InferenceService:
                     task = asyncio.create_task(self._look_up_then_handle(event))
                     self._apart.add(task)
                     task.add_done_callback(self._apart.discard)
+                    task.add_done_callback(end_process_on_error)
+            if len(self._apart) > _MOST_APART:  # the stream waits rather than memory grows
+                await asyncio.wait(self._apart, return_when=asyncio.FIRST_COMPLETED)
         if known:
             await self._handle_decodable(known)
 
@@ -161,20 +167,29 @@ class InferenceService:
     def _answer_or_pass_on(self, work: _Work, admitted: Admitted, answers: Mapping[str, bytes], away: bool) -> None:
         self._ports.failpoints.reach("inference.handle")
         value = answers.get(work.entry_id) if admitted.known_allowed else None
-        if value is not None:
-            work.out = [self._completed(work, admitted, self._learned(value))]
+        learned = self._learned(value) if value is not None else None
+        if learned is not None:
+            work.out = [self._completed(work, admitted, learned)]
             self._count_exact.inc()
             return
         reason = "the store of known answers is away" if away else self._why_unknown(admitted)
         work.out = self._passed_on(work, admitted, reason)
         self._count_admitted.inc()
 
-    def _learned(self, value: bytes) -> AnswerLearned:
-        """Decode a known answer. The hottest are kept decoded, by their very bytes, so that nothing can be out of date."""
+    def _learned(self, value: bytes) -> AnswerLearned | None:
+        """Decode a known answer; None where that is not possible, which is a miss.
+
+        The hottest are kept decoded, by their very bytes, so that nothing can be out of date.
+        """
         learned = self._decoded.get(value)
         if learned is None:
-            decoded = self._ports.codec.decode(value)
-            assert isinstance(decoded, AnswerLearned), decoded
+            try:
+                decoded = self._ports.codec.decode(value)
+            except (UndecodableRecord, OSError) as error:
+                log.warning("known_answer_unreadable reason=%s", error)
+                return None
+            if not isinstance(decoded, AnswerLearned):
+                return None
             learned = self._decoded[value] = decoded
             if len(self._decoded) > _DECODED_KEPT:
                 self._decoded.popitem(last=False)
@@ -229,14 +244,17 @@ class InferenceService:
         ]
 
     def _headers(self, work: _Work, admitted: Admitted, event: object, event_id: str, *, final: bool = False) -> RecordHeaders:
-        request, tracing = admitted.request, self._ports.tracing
+        request = admitted.request
+        if work.trace is None:
+            attributes = {"request_id": request.request_id}
+            work.trace = self._ports.tracing.hop(INFERENCE, work.headers.traceparent, request.requested_at, attributes)
         return RecordHeaders(
             event=type(event).__name__,
             tenant=request.tenant,
             event_id=event_id,
             causation_id=work.headers.event_id or derived_event_id(work.source.topic, work.source.partition, work.source.offset, -1),
             correlation_id=request.request_id,
-            traceparent=tracing.hop(INFERENCE, work.headers.traceparent, request.requested_at, {"request_id": request.request_id}),
+            traceparent=work.trace,
             deadline_ms=None if final else admitted.deadline_ms,
             reply_to=None if final else admitted.reply_to,
         )

@@ -13,7 +13,8 @@ from schemas.events import AnswerLearned, GenerationFinished
 from schemas.headers import RecordHeaders
 from schemas.ids import derived_event_id
 from streams.acknowledging import Acknowledger
-from streams.app import batches, bytes_topic
+from streams.app import bytes_topic, handle_batches
+from streams.decoding import decode_when_possible
 from streams.errors import RetryableError
 from streams.failpoints import Failpoints
 from streams.ports import Clock, Log, LogRecord, Outgoing, Publisher
@@ -29,7 +30,7 @@ _FLUSH_CHECK_S = 1.0  # how soon a flushed Redis is noticed and filled again
 class AnswerProjection(Protocol):
     """Where known answers are projected to, with the position they come from."""
 
-    async def apply(self, partition: int, answers: Sequence[tuple[int, str, bytes | None]]) -> None: ...
+    async def apply(self, partition: int, answers: Sequence[tuple[int, str, bytes | None]]) -> int: ...
     async def positions(self) -> dict[int, int]: ...
 
 
@@ -53,8 +54,7 @@ def register(app: Any, ports: LearningPorts) -> None:
 
     @app.agent(bytes_topic(app, DL_RESULTS), name="learning", concurrency=1)
     async def learning(stream: Any) -> None:
-        async for batch in batches(stream, 200):
-            await service.learn(batch)
+        await handle_batches(stream, 200, service.learn)
 
     @app.task
     async def projecting() -> None:
@@ -70,12 +70,13 @@ class LearningService:
 
     async def learn(self, events: Sequence[Any]) -> None:
         """Publish an AnswerLearned for each answer worth keeping, then acknowledge."""
-        await self._acks.publish_then_ack([(event, self._learned(event)) for event in events])
+        self._acks.take(events)
+        await self._acks.publish_then_ack([(event, await self._learned(event)) for event in events])
 
-    def _learned(self, event: Any) -> list[Outgoing]:
+    async def _learned(self, event: Any) -> list[Outgoing]:
         try:
-            result = self._ports.codec.decode(event.value)
-        except (UndecodableRecord, OSError) as error:  # only our own services may write here: a bug, not bad input
+            result = await decode_when_possible(self._ports.codec, event.value)
+        except UndecodableRecord as error:  # only our own services may write here: a bug, not bad input
             log.error("undecodable_result offset=%s reason=%s", event.message.offset, error)
             return []
         if not isinstance(result, GenerationFinished) or result.entry_id is None:
@@ -98,16 +99,17 @@ class LearningService:
         return [Outgoing(topic=KNOWLEDGE, key=result.entry_id.encode(), event=learned, headers=headers)]
 
     async def project_forever(self) -> None:
-        """Follow the topic from where Redis is. A flushed Redis has no position, so everything is projected anew."""
+        """Follow the topic from where Redis is. A flushed Redis has lost its position, so everything is projected anew."""
+        anew = False
         while True:
             try:
-                await self._project_until_flushed()
+                anew = await self._project_until_flushed(anew=anew)
             except RetryableError as error:
                 log.warning("projection_waits reason=%s", error)
                 await asyncio.sleep(0.5)
 
-    async def _project_until_flushed(self) -> None:
-        positions = await self._ports.answers.positions()
+    async def _project_until_flushed(self, *, anew: bool) -> bool:
+        positions = {} if anew else await self._ports.answers.positions()
         follower = await self._ports.log.follow([KNOWLEDGE], None, {p: offset + 1 for p, offset in positions.items()})
         loop = asyncio.get_running_loop()
         try:
@@ -115,13 +117,19 @@ class LearningService:
             while True:
                 records = await follower.next(200)
                 for partition in sorted({r.partition for r in records}):
-                    await self._ports.answers.apply(partition, [_projected(r) for r in records if r.partition == partition])
-                    positions.setdefault(partition, 0)
+                    rows = [_projected(r) for r in records if r.partition == partition]
+                    before = await self._ports.answers.apply(partition, rows)
+                    flushed = before < positions.get(partition, -1)
+                    positions[partition] = max(before, rows[-1][0])
+                    if flushed:
+                        log.warning("redis_was_flushed: projecting all knowledge anew")
+                        return True
                 if loop.time() - checked > _FLUSH_CHECK_S:
                     checked = loop.time()
-                    if positions.keys() - (await self._ports.answers.positions()).keys():
+                    held = await self._ports.answers.positions()
+                    if any(held.get(partition, -1) < offset for partition, offset in positions.items()):
                         log.warning("redis_was_flushed: projecting all knowledge anew")
-                        return
+                        return True
         finally:
             await follower.close()
 

@@ -28,10 +28,10 @@ class Refusals:
         """A request that was refused: a dead letter where it could not be read, a final event where its id is known."""
         code, retryable, remedy = _told(error, "undecodable" if request is None else "internal")
         out: list[Outgoing] = []
-        if request is None or not isinstance(error, HeadraceError):
+        request_id = next((i for i in (request.request_id if request else "", headers.correlation_id) if _is_request_id(i)), "")
+        if request is None or not isinstance(error, HeadraceError) or not request_id:  # what can't be answered is kept
             out.append(self.dead_letter(message, code, str(error), remedy))
-        request_id = request.request_id if request is not None else headers.correlation_id
-        if _is_request_id(request_id):
+        if request_id:
             tenant = request.tenant if request is not None else headers.tenant
             event = InferenceRejected(
                 request_id=request_id, tenant=tenant, code=code, reason=str(error), retryable=retryable, remedy=remedy,

@@ -14,10 +14,11 @@ from typing import Any
 from schemas.codec import Codec, UndecodableRecord
 from schemas.events import InferenceFailed, InferenceRequested, Position
 from schemas.headers import RecordHeaders
-from schemas.ids import final_event_id
+from schemas.ids import final_event_id, uuid7_ms
 from streams.acknowledging import publish_until_done
 from streams.admission import AdmissionLimits, deadline_of, reply_position
 from streams.errors import RetryableError
+from streams.failpoints import Failpoints
 from streams.ports import Clock, Log, LogFollower, LogRecord, Outgoing, Publisher
 from streams.sweeping import Expected, Sweep
 from streams.telemetry import Metrics, Tracing
@@ -41,6 +42,7 @@ class SweeperPorts:
     limits: AdmissionLimits
     metrics: Metrics
     tracing: Tracing
+    failpoints: Failpoints
 
 
 def register(app: Any, ports: SweeperPorts) -> SweeperService:
@@ -92,7 +94,9 @@ class SweeperService:
         if overdue:
             log.warning("sweeping count=%s", len(overdue))
             self._ports.metrics.swept.inc(len(overdue))
+            self._ports.failpoints.reach("sweeper.before_produce")
             await publish_until_done(self._ports.publisher, self._failures(overdue, now), SWEEPER)
+            self._ports.failpoints.reach("sweeper.after_produce")
 
     async def _fold(self, record: LogRecord) -> None:
         headers = RecordHeaders.parse(record.headers)
@@ -100,19 +104,35 @@ class SweeperService:
             if headers.event in _FINAL_NAMES:
                 self._sweep.ended(headers.correlation_id, self._ports.clock.now_ms())
             return
-        if not self._ports.codec.knows(record.value):
-            request = await asyncio.to_thread(self._decoded, record.value)
+        if not self._ports.codec.knows(record.value):  # its headers will do: a question for each would let garbage hold up the sweep
+            expected = self._by_headers(record, headers)
         else:
             request = self._decoded(record.value)
-        if request is not None and len(record.value or b"") <= self._ports.limits.max_request_bytes:
-            self._sweep.requested(self._expected(record, headers, request))
+            expected = self._by_headers(record, headers) if request is None else self._expected(record, headers, request)
+        if expected is not None:
+            self._sweep.requested(expected)
 
     def _decoded(self, value: bytes | None) -> InferenceRequested | None:
         try:
             event = self._ports.codec.decode(value)
-        except (UndecodableRecord, OSError):  # what can't be decoded is refused by the inference service, from the log, in any case
+        except (UndecodableRecord, OSError):
             return None
         return event if isinstance(event, InferenceRequested) else None
+
+    def _by_headers(self, record: LogRecord, headers: RecordHeaders) -> Expected | None:
+        """A request that could not be read, as far as its headers tell: the inference service names its final event by them too."""
+        try:
+            requested_at = uuid7_ms(headers.correlation_id)
+        except ValueError:
+            return None
+        limits = self._ports.limits
+        deadline = deadline_of(None, headers.deadline_ms, requested_at, limits, record.timestamp_ms)
+        return Expected(
+            request_id=headers.correlation_id, tenant=headers.tenant, deadline_ms=max(deadline, record.timestamp_ms),
+            reply_to=reply_position(headers.correlation_id, headers.tenant, headers.reply_to, limits),
+            source=Position(topic=record.topic, partition=record.partition, offset=record.offset),
+            requested_at=requested_at, traceparent=headers.traceparent,
+        )  # fmt: skip
 
     def _expected(self, record: LogRecord, headers: RecordHeaders, request: InferenceRequested) -> Expected:
         limits = self._ports.limits

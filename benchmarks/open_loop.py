@@ -81,7 +81,7 @@ class OpenLoop:
         return _outcome(rate, start, answered, late)
 
     def _consumer(self) -> Consumer:
-        group = {"group.id": f"{self._access.username}-bench", "enable.auto.commit": False}
+        group = {"group.id": f"{self._access.username}.bench", "enable.auto.commit": False}
         consumer = Consumer({**self._access.confluent(), **group, "fetch.wait.max.ms": 100})
         _, end = consumer.get_watermark_offsets(TopicPartition(*self._reply), timeout=10)
         consumer.assign([TopicPartition(*self._reply, end)])

@@ -11,7 +11,7 @@ from schemas.compatibility import Breakage, breakages
 from schemas.record import Record
 
 COMPATIBILITY = "FULL_TRANSITIVE"
-_NOT_FOUND = {404, 40401, 40402, 40403}
+_ITS_ANSWER_IS_NO = {400, 404, 422}  # an id that garbage made up may not even be a valid one; anything else is worth another try
 
 
 class ConfluentRegistry:
@@ -61,7 +61,7 @@ class ConfluentRegistry:
 
 
 def _translated(error: Exception, what: str) -> Exception:
-    if isinstance(error, SchemaRegistryError) and (error.http_status_code == 404 or error.error_code in _NOT_FOUND):
+    if isinstance(error, SchemaRegistryError) and error.http_status_code in _ITS_ANSWER_IS_NO:
         return UnknownSchema(f"the registry does not know {what}")
     if isinstance(error, httpx.HTTPError | SchemaRegistryError | OSError):
         return OSError(f"the schema registry does not answer: {error}")

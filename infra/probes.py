@@ -7,8 +7,9 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
@@ -39,9 +40,9 @@ class Probes:
             self._turned = time.monotonic()
             await asyncio.sleep(_TURN_S)
 
-    def serve(self, port: int) -> None:
-        """Listen on localhost, in a daemon thread."""
-        server = make_server("127.0.0.1", port, self._answer, handler_class=_Quiet)
+    def serve(self, port: int, host: str = "127.0.0.1") -> None:
+        """Listen in a daemon thread."""
+        server = make_server(host, port, self._answer, server_class=_Threaded, handler_class=_Quiet)
         threading.Thread(target=server.serve_forever, name="probes", daemon=True).start()
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -57,7 +58,15 @@ class Probes:
         return _json(start_response, "404 Not Found", {"error": "there are /metrics, /ready and /live"})
 
 
+class _Threaded(ThreadingMixIn, WSGIServer):
+    """A thread each, so that a client that connects and says nothing holds nobody up."""
+
+    daemon_threads = True
+
+
 class _Quiet(WSGIRequestHandler):
+    timeout = 5  # seconds that a connection may say nothing
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class names it so
         """Say nothing: probes come every two seconds."""
 

@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("service", choices=topics.SERVICES)
     parser.add_argument("--index", type=int, default=0, help="ordinal of this process among its service's (default: 0)")
-    parser.add_argument("--port", type=int, default=0, help="port of /metrics, /ready and /live on 127.0.0.1 (default: none)")
+    parser.add_argument("--port", type=int, default=0, help="port of /metrics, /ready and /live (default: none)")
     args = parser.parse_args()
     settings = Settings()
     configure_logging(settings.log_level, f"{args.service}-{args.index}")
@@ -99,7 +99,7 @@ async def run(settings: Settings, name: str, index: int, port: int) -> None:
     parts = assemble(settings, name, index)
     probes = Probes(parts.registry, parts.metrics, lambda: parts.ready())  # noqa: PLW0108  # the builder sets it later
     if port:
-        probes.serve(port)
+        probes.serve(port, settings.probes_host)
     for attempt in stamina.retry_context(on=OSError, attempts=20, timeout=60):
         with attempt:
             await asyncio.to_thread(_prepare_codec, parts)
@@ -217,7 +217,7 @@ def _learning(app: Any, parts: Parts) -> Callable[[], Any]:
 def _sweeper(app: Any, parts: Parts) -> Callable[[], Any]:
     ports = sweeper.SweeperPorts(
         publisher=parts.publisher, log=parts.log, codec=parts.codec, clock=parts.clock, limits=admission_limits(parts.settings),
-        metrics=parts.metrics, tracing=parts.tracing,
+        metrics=parts.metrics, tracing=parts.tracing, failpoints=parts.failpoints,
     )  # fmt: skip
     service = sweeper.register(app, ports)
     parts.ready = lambda: service.ready

@@ -6,12 +6,15 @@ import json
 import secrets
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streams.errors import RetryableError
+
+# A tenant's name is part of topic and user names.
+TenantName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
 class StackNotRunning(RetryableError):
@@ -37,7 +40,7 @@ class Settings(BaseSettings):
     registry_url: str = Field("", description="Base URL of a Confluent-compatible schema registry to use instead of the local one.")
     redis_url: str = Field("", description="redis:// or rediss:// URL to use instead of the local Valkey.")
 
-    tenants: tuple[str, ...] = Field(("local",), description="Tenants that may send requests; each has its own reply topic and Kafka user.")
+    tenants: tuple[TenantName, ...] = Field(("local",), description="Tenants that may send requests; each has its own reply topic and Kafka user.")
     partitions: int = Field(4, ge=1, description="Partitions of the request, reply and lifecycle topics. More spread wider and cost memory; it can only grow.")
     worker_slots: int = Field(8, ge=1, description="Partitions of the dispatch topic: the most deep-learning workers there can ever be.")
     replication: int = Field(1, ge=1, description="Replicas of each topic. 3 with min.insync.replicas 2 where there are three brokers.")
@@ -59,6 +62,7 @@ class Settings(BaseSettings):
     heartbeat_s: float = Field(1.0, description="Interval of a worker's reports. Three missed ones are its death, so it bounds how fast work moves on.")
     session_timeout_s: float = Field(6.0, description="Consumer-group session: how long a dead agent keeps its partitions. Kafka's lower bound is 6 s.")
     watchdog_s: float = Field(15.0, description="An agent whose event loop stands still this long is restarted by the supervisor.")
+    probes_host: str = Field("127.0.0.1", description="Address on which services serve /metrics, /ready and /live. In a container 0.0.0.0, so that Prometheus reaches it.")
     log_level: str = Field("INFO", description="Level of the services' logs.")
     failpoints: Path | None = Field(None, description="Only for fault tests: a file with `name=kill@N` lines, read when a service starts; it ends itself with SIGKILL when it reaches point `name` the N-th time.")
 
@@ -99,10 +103,11 @@ class Settings(BaseSettings):
 
     def ensure_credentials(self, users: tuple[str, ...]) -> dict[str, str]:
         """Make the missing secrets, keep the existing ones, return all."""
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.home.chmod(0o700)  # answers and logs lie there too
         known = self.credentials()
         missing = {user: secrets.token_urlsafe(24) for user in (*users, "digest-secret") if user not in known}
         if missing:
-            self.home.mkdir(parents=True, exist_ok=True)
             path = self.home / "credentials.json"
             part = path.with_suffix(".part")
             part.touch(mode=0o600)

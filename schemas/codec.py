@@ -112,7 +112,8 @@ class Codec:
         try:
             decoded = cls.from_dict(fastavro.schemaless_reader(buffer, writer, reader))
         except Exception as error:  # the bytes are anybody's: fastavro answers garbage with nearly any exception
-            raise UndecodableRecord(f"not a valid {cls.__name__}: {error!r}") from error
+            told = f"{type(error).__name__}: {str(error)[:200]}"  # some errors hold the whole text, which is not theirs to tell
+            raise UndecodableRecord(f"not a valid {cls.__name__}: {told}") from error
         if buffer.read(1):
             raise UndecodableRecord(f"bytes are left over after a {cls.__name__}")
         return decoded
@@ -123,7 +124,7 @@ class Codec:
         try:
             writer = fastavro.parse_schema(json.loads(self._registry.schema_by_id(schema_id)))
             cls = self._classes[writer["name"]]
-        except (UnknownSchema, KeyError, TypeError, ValueError, fastavro.schema.SchemaParseException) as error:
+        except (UnknownSchema, KeyError, TypeError, ValueError, RecursionError, fastavro.schema.SchemaParseException) as error:
             why = f"schema id {schema_id} is no event of ours: {error!r}"
             with self._lock:
                 if len(self._unknown) >= _UNKNOWN_IDS_KEPT:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from streams.ending import end_process_on_error
 from streams.errors import RetryableError
 from streams.failpoints import Failpoints
 from streams.ports import Outgoing, Publisher
@@ -37,18 +40,28 @@ async def publish_until_done(
 class Acknowledger:
     """Publishes batches in order without waiting for each one's acknowledgement; waits when too many are under way.
 
-    Faust commits an offset only when all before it are acknowledged, so batches may finish in any order.
+    Batches may finish in any order. Faust would commit past a missing acknowledgement (0.15.3: Consumer._new_offset takes the first
+    of the acknowledged offsets as contiguous), so a source event is acknowledged only when all before it in its partition are done.
     """
 
     def __init__(self, publisher: Publisher, failpoints: Failpoints, service: str) -> None:
         self._publisher = publisher
         self._failpoints = failpoints
         self._service = service
+        self._taken: dict[tuple[str, int], deque[_Taken]] = {}
+        self._entries: dict[int, _Taken] = {}
         self._under_way: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(_MOST_UNDER_WAY)
 
+    def take(self, events: Sequence[Any]) -> None:
+        """Note source events in the order of their partitions, before any of them is handled."""
+        for event in events:
+            entry = _Taken(event)
+            self._entries[id(event)] = entry
+            self._taken.setdefault((event.message.topic, event.message.partition), deque()).append(entry)
+
     async def publish_then_ack(self, derived: Sequence[tuple[Any, Sequence[Outgoing]]]) -> None:
-        """For each (source event, records): hand the records over now; acknowledge the source events later."""
+        """For each (source event that was taken, records): hand the records over now; acknowledge the source events later."""
         await self._room.acquire()
         records = [record for _, out in derived for record in out]
         self._failpoints.reach(f"{self._service}.before_produce")
@@ -60,11 +73,22 @@ class Acknowledger:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
         self._room.release()
-        if not task.cancelled() and task.exception() is not None:
-            log.error("acknowledging_failed", exc_info=task.exception())
+        end_process_on_error(task)
 
     async def _settle(self, events: list[Any], records: list[Outgoing], first_try: Awaitable[None]) -> None:
         await publish_until_done(self._publisher, records, self._service, first_try)
         self._failpoints.reach(f"{self._service}.after_produce")
         for event in events:
-            event.ack()
+            self._entries.pop(id(event)).done = True
+        for partition in {(event.message.topic, event.message.partition) for event in events}:
+            waiting = self._taken[partition]
+            while waiting and waiting[0].done:
+                waiting.popleft().event.ack()
+
+
+@dataclass(slots=True)
+class _Taken:
+    """A source event, and whether everything derived from it is durable."""
+
+    event: Any
+    done: bool = False

@@ -1,8 +1,8 @@
 """The Faust app of a service, set up around Faust's known traps, and batches of what is queued now.
 
 Traps (issue numbers of faust-streaming): concurrency stays 1 (#606); an exception in an agent's body acknowledges and skips the
-event (#315), so bodies catch everything; agents are named; a processed offset is acknowledged by us, after the broker has
-acknowledged what was derived from it.
+event (#315), so an unexpected one ends the process; agents are named; offsets are acknowledged by us, in order, after the broker has
+acknowledged what was derived from them (streams.acknowledging).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import faust
 import mode
 from faust.auth import SASLCredentials
 
+from streams.ending import end_process
 from streams.kafka_access import KafkaAccess
 
 
@@ -67,6 +68,15 @@ class Loops(mode.Service):  # type: ignore[misc]  # mode ships no types
 def bytes_topic(app: faust.App, name: str) -> Any:
     """A topic whose records reach the agent as bytes: decoding is ours, since garbage must not stop the stream."""
     return app.topic(name, key_type=bytes, key_serializer="raw", value_type=bytes, value_serializer="raw", allow_empty=True)
+
+
+async def handle_batches(stream: Any, most: int, handle: Callable[[list[Any]], Awaitable[None]]) -> None:
+    """The body of an agent. Faust would acknowledge and skip an event whose handling raised (#315), or start the agent anew."""
+    async for batch in batches(stream, most):
+        try:
+            await handle(batch)
+        except Exception as error:
+            end_process(error)
 
 
 async def batches(stream: Any, most: int) -> AsyncIterator[list[Any]]:

@@ -13,8 +13,8 @@ from schemas.record import Record
 
 MISSED_HEARTBEATS = 3
 MOST_PLACEMENTS = 4  # a request that four workers could not serve will not be served by a fifth
-_REMEMBERED_MS = 600_000  # of a result without its request, whose deadline is not known
-_FAIL_EARLY_MS = 100  # so that the failure is on the log before the deadline
+_REMEMBERED_MS = 600_000  # how long beyond its deadline a finished request is known again when its record comes once more
+_FAIL_EARLY_MS = 300  # so that the failure is on the log before the deadline
 
 
 @dataclass(slots=True)
@@ -26,6 +26,7 @@ class Held:
     worker: str | None = None
     incarnation: int = 0
     placed_ms: int = 0
+    not_before_ms: int = 0  # a request that came back is not placed again at once: the worker would only return it again
 
 
 @dataclass(slots=True)
@@ -45,7 +46,7 @@ class DispatchState:
     heartbeat_ms: int
     held: dict[str, Held] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
-    done: dict[str, int] = field(default_factory=dict)  # request id -> deadline, after which nothing of it can come any more
+    done: dict[str, int] = field(default_factory=dict)  # request id -> when it may be forgotten
     traces: dict[str, str] = field(default_factory=dict)  # request id -> W3C trace context; observability, not state
     order: list[tuple[int, int, str]] = field(default_factory=list)  # heap of (-priority, deadline, request id), lazily cleaned
 
@@ -53,9 +54,6 @@ class DispatchState:
         """Requests that wait for a worker of that model."""
         return sum(1 for h in self.held.values() if h.worker is None and h.request.model == model)
 
-    def in_flight(self, worker: str) -> int:
-        """Requests placed on a worker and not finished."""
-        return sum(1 for h in self.held.values() if h.worker == worker)
 
 
 def evolve(state: DispatchState, event: Record, now_ms: int) -> None:
@@ -77,7 +75,8 @@ def evolve(state: DispatchState, event: Record, now_ms: int) -> None:
         _finish(state, event)
     elif isinstance(event, WorkerReported):
         known = state.workers.get(event.worker)
-        if known is None or event.incarnation >= known.report.incarnation:
+        # By the worker's own order: a heartbeat that comes late must not raise the dead.
+        if known is None or (event.incarnation, event.reported_at) > (known.report.incarnation, known.report.reported_at):
             state.workers[event.worker] = Worker(event, now_ms)
 
 
@@ -109,16 +108,17 @@ def _place(state: DispatchState, now_ms: int) -> list[Record]:
     for held in state.held.values():
         if held.worker is not None:
             load[held.worker] = load.get(held.worker, 0) + 1
-    exhausted: set[str] = set()
-    while state.order:
+    roomy = {w.report.model for w in state.workers.values() if _choose(state, w.report.model, load, now_ms) is not None}
+    while state.order and roomy:  # with no room anywhere, which is how an overload looks, the queue is not touched
         entry = heapq.heappop(state.order)
         waiting = state.held.get(entry[2])
         if waiting is None or waiting.worker is not None:
             continue
         model = waiting.request.model
-        worker = None if model in exhausted else _choose(state, model, load, now_ms)
+        worker = _choose(state, model, load, now_ms) if model in roomy and waiting.not_before_ms <= now_ms else None
         if worker is None:
-            exhausted.add(model)
+            if waiting.not_before_ms <= now_ms:
+                roomy.discard(model)
             skipped.append(entry)
             continue
         event = _dispatched(state, waiting, worker, load.get(worker.report.worker, 0), now_ms)
@@ -169,7 +169,7 @@ def _lost(state: DispatchState, held: Held, now_ms: int) -> str:
         return f"its worker missed {MISSED_HEARTBEATS} heartbeats"
     holds = any(r.request_id == held.request.request_id and r.epoch == held.epoch for r in worker.report.running)
     # Long enough for the dispatch to reach the worker, and for a finished one's result to reach us.
-    return "its worker does not hold it" if not holds and worker.report.reported_at - held.placed_ms > patience_ms else ""
+    return "its worker does not hold it" if not holds and worker.seen_ms - held.placed_ms > patience_ms else ""
 
 
 def _hopeless(held: Held, now_ms: int) -> str:
@@ -194,14 +194,14 @@ def _finish(state: DispatchState, event: GenerationFinished) -> None:
     held = state.held.get(event.request_id)
     if held is None:
         if event.outcome != "returned":  # heard before its request, as can be while a state is rebuilt
-            state.done[event.request_id] = event.finished_at + _REMEMBERED_MS
+            state.done.setdefault(event.request_id, event.finished_at + _REMEMBERED_MS)
         return
     if event.outcome == "returned":
         if held.worker is not None and event.epoch == held.epoch:
-            held.worker = None
+            held.worker, held.not_before_ms = None, event.finished_at + state.heartbeat_ms
             _enqueue(state, held.request)
         return
-    state.done[event.request_id] = held.request.deadline_at
+    state.done[event.request_id] = held.request.deadline_at + _REMEMBERED_MS
     state.traces.pop(event.request_id, None)
     del state.held[event.request_id]
 

@@ -56,13 +56,18 @@ class GeneratedChunk:
 
 @dataclass(frozen=True, slots=True)
 class EngineCapacity:
-    """How full an engine is. `slots` is the largest batch; `in_flight` counts running and waiting requests."""
+    """How full an engine is, and whether it works.
+
+    `slots` is the largest batch; `in_flight` counts running and waiting requests; `tokens_in_flight` are prompt tokens still to be
+    computed. `trouble` says why the engine can't go on by itself, "" where it can: its process should then end.
+    """
 
     slots: int
     in_flight: int
     tokens_in_flight: int
     prefill_tokens_per_s: float
     service_s: float
+    trouble: str = ""
 
 
 class EngineBusy(RetryableError):

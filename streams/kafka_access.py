@@ -24,6 +24,7 @@ class KafkaAccess:
             "sasl.mechanism": "SCRAM-SHA-256",
             "sasl.username": self.username,
             "sasl.password": self.password,
+            "reconnect.backoff.max.ms": 1000,  # the default of 10 s would be most of a recovery
         }
 
     def aiokafka(self) -> dict[str, Any]:

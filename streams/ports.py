@@ -59,10 +59,6 @@ class LogFollower(Protocol):
         """Whether everything that the brokers had at the last look has been returned."""
         ...
 
-    def seek_to_beginning(self) -> None:
-        """Read everything anew."""
-        ...
-
     async def close(self) -> None: ...
 
 

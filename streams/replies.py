@@ -13,6 +13,7 @@ class Reply:
 
     next_index: int = 0
     epoch: int = 0
+    flushed: bool = False  # the text that was held back to the end has come, without tokens of its own
     text: str = ""
     final: Final | None = None
 
@@ -41,8 +42,9 @@ class ReplyReader:
         if reply is None or reply.final is not None or event.epoch < reply.epoch:
             return ""
         reply.epoch = event.epoch
-        if event.first_index != reply.next_index:
+        if event.first_index != reply.next_index or reply.flushed:
             return ""
+        reply.flushed = not event.token_ids
         reply.next_index += len(event.token_ids)
         reply.text += event.text
         return event.text

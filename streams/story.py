@@ -10,7 +10,9 @@ from typing import Any
 from schemas.events import (
     AnswerLearned,
     DeadLettered,
+    DeepLearningRequested,
     Final,
+    GenerationFinished,
     GenerationMoved,
     GenerationStarted,
     InferenceCompleted,
@@ -29,8 +31,8 @@ from streams.topics import FINALS
 
 # Events of one millisecond are told in the order in which they follow from each other.
 _ORDER: tuple[type[Record], ...] = (
-    InferenceRequested, RequestAdmitted, RequestQueued, RequestDispatched, GenerationStarted, TokensGenerated, GenerationMoved,
-    InferenceCompleted, InferenceRejected, InferenceFailed, AnswerLearned, DeadLettered,
+    InferenceRequested, RequestAdmitted, DeepLearningRequested, RequestQueued, RequestDispatched, GenerationStarted, TokensGenerated,
+    GenerationMoved, InferenceCompleted, InferenceRejected, InferenceFailed, GenerationFinished, AnswerLearned, DeadLettered,
 )  # fmt: skip
 _SHOWN_PROMPT = 60
 
@@ -169,6 +171,7 @@ def _plural(count: int, noun: str) -> str:
 _TEXTS: dict[type[Record], Callable[[Any], str]] = {
     InferenceRequested: _requested,
     RequestAdmitted: lambda e: f"{e.reason}; replies to {e.reply_to.topic}/{e.reply_to.partition}",
+    DeepLearningRequested: lambda e: f"for {e.model}, at most {e.parameters.max_tokens} tokens, priority {e.priority}",
     RequestQueued: lambda e: f"{e.waiting} waiting at {e.dispatcher} (its epoch {e.dispatcher_epoch})",
     RequestDispatched: _dispatched,
     GenerationStarted: lambda e: f"{e.worker} under epoch {e.epoch}: batch of {e.batch_size}, {e.prompt_tokens} prompt tokens",
@@ -176,6 +179,7 @@ _TEXTS: dict[type[Record], Callable[[Any], str]] = {
     InferenceCompleted: _completed,
     InferenceRejected: lambda e: f"{e.code}: {e.reason} → {e.remedy}",
     InferenceFailed: lambda e: f"{e.code} in {e.stage}: {e.reason} → {e.remedy}",
+    GenerationFinished: lambda e: f"{e.worker or 'the dispatcher'} (epoch {e.epoch}): {e.outcome}, {e.finish_reason}",
     AnswerLearned: lambda e: f"entry {e.entry_id[:12]}…: {e.cause}",
     DeadLettered: lambda e: f"by {e.service}, {e.code}: {e.reason} → {e.remedy}",
 }

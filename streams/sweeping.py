@@ -23,34 +23,43 @@ class Expected:
 
 @dataclass(slots=True)
 class Sweep:
-    """Pending requests by deadline. Final events that were read before their request are remembered for `memory_ms`."""
+    """Pending requests by deadline.
+
+    Ended ones are remembered until their deadline, so that a request published twice is not expected again; those whose final
+    event was read before the request, for `memory_ms`.
+    """
 
     memory_ms: int
     pending: dict[str, Expected] = field(default_factory=dict)
     _deadlines: list[tuple[int, str]] = field(default_factory=list)
-    _early: dict[str, int] = field(default_factory=dict)
+    _ended: dict[str, int] = field(default_factory=dict)
 
     def requested(self, request: Expected) -> None:
         """A request was read."""
-        if self._early.pop(request.request_id, None) is None and request.request_id not in self.pending:
+        if request.request_id not in self._ended and request.request_id not in self.pending:
             self.pending[request.request_id] = request
             heapq.heappush(self._deadlines, (request.deadline_ms, request.request_id))
 
     def ended(self, request_id: str, now_ms: int) -> None:
         """A final event was read."""
-        if self.pending.pop(request_id, None) is None:
-            self._early[request_id] = now_ms + self.memory_ms
+        expected = self.pending.pop(request_id, None)
+        until = now_ms + self.memory_ms if expected is None else expected.deadline_ms
+        self._ended.setdefault(request_id, until)
 
     def overdue(self, now_ms: int, grace_ms: int) -> list[Expected]:
         """Requests whose deadline passed at least grace_ms ago; each is given once."""
         out = []
         while self._deadlines and self._deadlines[0][0] + grace_ms <= now_ms:
-            expected = self.pending.pop(heapq.heappop(self._deadlines)[1], None)
-            if expected is not None:
-                out.append(expected)
+            deadline_ms, request_id = heapq.heappop(self._deadlines)
+            if request_id in self.pending and self.pending[request_id].deadline_ms == deadline_ms:
+                out.append(self.pending.pop(request_id))
+                self._ended[request_id] = now_ms + self.memory_ms
         return out
 
     def forget(self, now_ms: int) -> None:
-        """Drop early final events whose request can't come any more."""
-        for request_id in [r for r, until in self._early.items() if until < now_ms]:
-            del self._early[request_id]
+        """Drop what need not be remembered any more, oldest first; one that stays keeps the later ones a little longer."""
+        while self._ended:
+            oldest = next(iter(self._ended))
+            if self._ended[oldest] >= now_ms:
+                return
+            del self._ended[oldest]

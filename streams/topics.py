@@ -84,7 +84,9 @@ def catalogue(tenants: Iterable[str], partitions: int, worker_slots: int) -> tup
     repliers = (INFERENCE, DISPATCHER, DEEP_LEARNING, SWEEPER)
     producers = tuple(producer_user(t) for t in names)
     longest = {"max.message.bytes": str(8 << 20)}  # dead letters and dispatches carry a whole request inside,
-    request = {"max.message.bytes": str(1 << 20)}  # so the largest record that anybody can publish must be well below that
+    # What anybody can publish: so small that a dead letter holds it, in plain batches, since a compressed one may hold far more and
+    # needs codecs that the readers lack, and with the broker's time, since a producer's may lie in the future.
+    request = {"max.message.bytes": str(1 << 20), "compression.type": "uncompressed", "message.timestamp.type": "LogAppendTime"}
 
     topic = partial(Topic, partitions=partitions)
 

@@ -74,6 +74,11 @@ class SimulatedWorker:
         return event.epoch > known
 
 
+def in_flight(state: DispatchState, worker: str) -> int:
+    """Requests placed on a worker and not finished."""
+    return sum(1 for held in state.held.values() if held.worker == worker)
+
+
 class World:
     """Requests, workers, a network that delays and repeats, a log, and a dispatcher that is restarted from it."""
 
@@ -196,17 +201,17 @@ class World:
         worker = self.state.workers[event.worker]
         assert (worker.report.model, worker.report.incarnation, worker.report.slot) == (event.model, event.incarnation, event.slot)
         assert self.now - worker.seen_ms <= PATIENCE and not worker.report.draining
-        assert self.state.in_flight(event.worker) <= worker.report.slots, "more than its credit"
+        assert in_flight(self.state, event.worker) <= worker.report.slots, "more than its credit"
 
     def check_queue(self, placed: list[Held]) -> None:
-        """The most urgent of a model came first, and nobody waits while there is room."""
-        waiting = [h for h in self.state.held.values() if h.worker is None]
+        """The most urgent of a model came first, and nobody waits while there is room, but for those that just came back."""
+        waiting = [h for h in self.state.held.values() if h.worker is None and h.not_before_ms <= self.now]
         for model in {h.request.model for h in waiting + placed}:
             ranks, left = ([h.request for h in some if h.request.model == model] for some in (placed, waiting))
             order = [(-r.priority, r.deadline_at) for r in ranks]
             assert order == sorted(order) and all((-r.priority, r.deadline_at) >= last for r in left for last in order[-1:])
             able = [w for w in self.state.workers.values() if w.report.model == model and self.now - w.seen_ms <= PATIENCE]
-            assert not left or all(w.report.draining or self.state.in_flight(w.report.worker) >= w.report.slots for w in able)
+            assert not left or all(w.report.draining or in_flight(self.state, w.report.worker) >= w.report.slots for w in able)
 
     def check_ends(self) -> None:
         """What has ended stays ended."""
@@ -221,12 +226,13 @@ def test_nothing_is_lost_doubled_or_late_in_any_world() -> None:
 
 
 def test_a_request_that_nobody_can_serve_fails() -> None:
-    """After the fourth placement that came back it fails at once, and not at its deadline."""
-    state = fresh(asked("a"), report())
+    """It is placed again a heartbeat after it came back; after the fourth time it fails at once, and not at its deadline."""
+    state, later = fresh(asked("a"), report()), START + HEARTBEAT
     for epoch in range(1, MOST_PLACEMENTS + 1):
-        (event,) = decide(state, START)
+        (event,) = decide(state, START if epoch == 1 else later)
         assert isinstance(event, RequestDispatched) and event.epoch == epoch
         evolve(state, finished("a", epoch, "returned"), START)
+        assert epoch == MOST_PLACEMENTS or decide(state, later - 1) == []
     (event,) = decide(state, START)
     assert isinstance(event, GenerationFinished) and event.finish_reason == "error"
 

@@ -24,7 +24,7 @@ from schemas.headers import RecordHeaders
 from streams.ports import LogRecord
 from streams.topics import FINALS, RESPONSES
 from tests.checkout import ROOT
-from tests.running_stack import RunningStack, eventually, request
+from tests.running_stack import RunningStack, answers, eventually, request
 
 pytestmark = pytest.mark.stack
 
@@ -61,6 +61,35 @@ def test_an_agent_killed_at_this_step_loses_and_doubles_nothing(stack: RunningSt
         stack.failpoints.unlink()
     assert (stack.home / "failpoints" / agent / f"failpoint-{point}").exists(), "the step was never reached"
     eventually(lambda: stack.record(agent)["pid"] != armed and stack.ready(agent), 60, f"{agent} is back")
+    if agent == "learning-0":  # what it was learning when it died is known all the same
+        eventually(lambda: _all_known(stack, point), 30, "every answer is known")
+
+
+@pytest.mark.parametrize("point", ["sweeper.before_produce", "sweeper.after_produce"])
+def test_the_sweeper_killed_while_it_fails_overdue_requests(stack: RunningStack, point: str) -> None:
+    """Nobody else is there to end them; its successor does, once each."""
+    stack.restart_with("sweeper-0", f"{point}=kill@1")
+    frozen = ("dispatcher-0", "deep-learning-0")
+    for name in frozen:
+        stack.kill(name, signal.SIGSTOP)
+    try:
+        client = stack.client()
+        since = time.time_ns() // 1_000_000
+        asked = [request(f"{point} {n}", deadline_s=2) for n in range(5)]
+        for each in asked:
+            client.submit(each)
+        finals = answers(client, 30)
+        client.close()
+    finally:
+        for name in frozen:
+            stack.resume(name)
+        stack.failpoints.unlink()
+    assert (stack.home / "failpoints" / "sweeper-0" / f"failpoint-{point}").exists(), "the step was never reached"
+    assert {finals[each.request_id].code for each in asked} == {"deadline_exceeded"}  # type: ignore[union-attr]  # failures have one
+    ids = _final_ids(stack, client.reply_to.partition, since)
+    assert all(len(ids[each.request_id]) == 1 for each in asked)
+    for name in ("sweeper-0", *frozen):
+        eventually(lambda name=name: stack.ready(name), 60, f"{name} is ready")  # type: ignore[misc]  # a loop variable as default
 
 
 def test_kafka_killed_in_the_middle(stack: RunningStack) -> None:
@@ -155,6 +184,17 @@ def _send(client: RequestClient, label: str, disturb: Callable[[], object] | Non
             disturbing.start()
     if disturbing is not None:
         disturbing.join()
+
+
+def _all_known(stack: RunningStack, label: str) -> bool:
+    """Whether each of the different questions of a run is answered from knowledge now."""
+    client = stack.client()
+    for n in range(REQUESTS):
+        if n % 3:
+            client.submit(request(f"{label}: number {n}", max_tokens=2 + n % 3))
+    finals = answers(client, 60)
+    client.close()
+    return all(isinstance(final, InferenceCompleted) and final.tier == "exact" for final in finals.values())
 
 
 def _final_ids(stack: RunningStack, partition: int, since_ms: int) -> dict[str, set[str]]:

@@ -28,7 +28,8 @@ def test_a_question_is_answered_then_known_and_its_story_is_on_the_log(real_stac
 
     events = [entry["event"] for entry in _trace(real_stack, known["learned_from"])]
     assert events[0] == "InferenceRequested"
-    for expected in ("RequestAdmitted", "RequestQueued", "RequestDispatched", "GenerationStarted", "TokensGenerated", "InferenceCompleted"):
+    way = ["RequestAdmitted", "DeepLearningRequested", "RequestQueued", "RequestDispatched", "GenerationStarted", "TokensGenerated"]
+    for expected in (*way, "InferenceCompleted", "GenerationFinished", "AnswerLearned"):
         assert expected in events
     assert [entry["event"] for entry in _trace(real_stack, known["request_id"])] == ["InferenceRequested", "InferenceCompleted"]
 

@@ -19,7 +19,7 @@ async def main() -> None:
     access = kafka_access(settings, INFERENCE)
     answering = Answering(settings)
     app = faust.App(
-        "inference-faust-echo", broker=f"kafka://{access.bootstrap}", store="memory://", web_enabled=False, topic_disable_leader=True,
+        "inference.faust-echo", broker=f"kafka://{access.bootstrap}", store="memory://", web_enabled=False, topic_disable_leader=True,
         topic_allow_declare=False, consumer_auto_offset_reset="latest", producer_acks=-1, producer_linger=0, broker_commit_interval=1.0,
         broker_credentials=SASLCredentials(username=access.username, password=access.password, mechanism="SCRAM-SHA-256"),
     )  # fmt: skip

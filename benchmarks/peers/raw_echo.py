@@ -23,7 +23,7 @@ async def main() -> None:
     settings = Settings()
     access = kafka_access(settings, INFERENCE).aiokafka()
     answering = Answering(settings)
-    consumer = AIOKafkaConsumer(REQUESTS, **access, group_id="inference-raw-echo", enable_auto_commit=False, auto_offset_reset="latest")
+    consumer = AIOKafkaConsumer(REQUESTS, **access, group_id="inference.raw-echo", enable_auto_commit=False, auto_offset_reset="latest")
     producer = AIOKafkaProducer(**access, acks="all", enable_idempotence=True, linger_ms=0)
     await consumer.start()
     await producer.start()

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Running and waiting requests per slot. Enough to refill a batch at once; whoever waits longer is better off on another worker.
 IN_FLIGHT_PER_SLOT = 2
+MOST_FAILURES = 5  # steps in a row: an error that sticks, as CUDA's do, is not outlived
+LONGEST_STEP_S = 60.0  # far above any step on a slow CPU; a longer one hangs
 
 _log = structlog.get_logger(__name__)
 
@@ -67,6 +69,8 @@ class TorchEngine:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lm: CausalLm | None = None
+        self._stepped = time.monotonic()
+        self._failures = 0  # steps in a row in which the model failed
 
     async def start(self) -> None:
         """Load the model and generate a little with it, all on the engine's thread. Raises what loading raises."""
@@ -81,6 +85,8 @@ class TorchEngine:
         """Chunks of the answer; see the port. Raises EngineStopped, EngineBusy, InvalidSampling, BadMessages, PromptTooLong, StepFailed."""
         self._check_room(request)
         generation = Generation(request)
+        if not self._generations:
+            self._stepped = time.monotonic()  # it was idle, not hung
         self._generations.add(generation)
         handed_over = False
         try:
@@ -112,7 +118,16 @@ class TorchEngine:
         generations = list(self._generations)
         uncomputed = sum(len(generation.prompt) - generation.prefilled for generation in generations)
         rates = self._rates
-        return EngineCapacity(self._slots, len(generations), uncomputed, rates.prefill_tokens_per_s, rates.service_s)
+        return EngineCapacity(self._slots, len(generations), uncomputed, rates.prefill_tokens_per_s, rates.service_s, self._trouble())
+
+    def _trouble(self) -> str:
+        """Why a new process would do better, or ""."""
+        if self._stopped:
+            return self._stopped
+        if self._failures >= MOST_FAILURES:
+            return f"the last {self._failures} steps failed"
+        still_s = time.monotonic() - self._stepped
+        return f"no step for {still_s:.0f} s" if self._generations and still_s > LONGEST_STEP_S else ""
 
     async def close(self) -> None:
         """End the thread after its present step; whoever still waits gets EngineStopped."""
@@ -172,7 +187,10 @@ class TorchEngine:
                 if arrived is None:
                     return
                 loop.add(arrived)
+            self._stepped = time.monotonic()
             deliveries = loop.step()
+            failed = any(not isinstance(gained, GeneratedChunk) for _, gained in deliveries)
+            self._failures = self._failures + 1 if failed else 0
             if deliveries:
                 self._call(self._deliver, deliveries)
 

@@ -133,7 +133,9 @@ class TopicAdmin:
             for user in (*topic.readers, OPERATOR):
                 want.add(_allow(user, ResourceType.TOPIC, topic.name, AclOperation.READ))
             users |= {*topic.writers, *topic.readers}
-        want |= {_allow(user, ResourceType.GROUP, user, AclOperation.READ, ResourcePatternType.PREFIXED) for user in users}
+        # Its own name and what follows a dot: a bare prefix would open producer-acme-2's groups to producer-acme.
+        want |= {_allow(user, ResourceType.GROUP, user, AclOperation.READ) for user in users}
+        want |= {_allow(user, ResourceType.GROUP, f"{user}.", AclOperation.READ, ResourcePatternType.PREFIXED) for user in users}
         return want
 
     def _wait_until_ready(self) -> None:

@@ -41,7 +41,7 @@ class RequestClient:
         settings = access.confluent()
         self._producer = Producer({**settings, "acks": "all", "enable.idempotence": True, "linger.ms": 0, "partitioner": "murmur2"})
         self._consumer = Consumer(
-            {**settings, "group.id": f"{access.username}-replies", "enable.auto.commit": False, "fetch.wait.max.ms": 100}
+            {**settings, "group.id": f"{access.username}.replies", "enable.auto.commit": False, "fetch.wait.max.ms": 100}
         )
         topics = {reply_topic, TOKENS} if reply_topic == RESPONSES else {reply_topic}
         self._consumer.assign([self._end_of(topic) for topic in topics])
@@ -85,14 +85,18 @@ class RequestClient:
                 return
             except BufferError:
                 self._producer.poll(0.05)
+            except KafkaException as error:  # above all, a record over a megabyte
+                reason = f"the request was not taken: {error.args[0]}"
+                raise Undelivered("undelivered", reason, "shorten it where it is too large, else see: headrace doctor") from error
 
     def expect(self, request_id: str) -> None:
         """Follow the replies of a request that was published raw."""
         self._reader.expect(request_id)
 
     def flush(self, timeout_s: float = 10.0) -> None:
-        """Wait until the broker has acknowledged everything."""
-        self._producer.flush(timeout_s)
+        """Wait until the broker has acknowledged everything. Raises Undelivered where it did not in time."""
+        if left := self._producer.flush(timeout_s):
+            raise Undelivered("undelivered", f"{left} requests are not acknowledged after {timeout_s:.0f} s", "see: headrace doctor")
 
     def listen(self, timeout_s: float) -> Iterator[Told]:
         """What comes within the time, token texts and final events; ends early when nothing is expected any more."""

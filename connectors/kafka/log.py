@@ -83,11 +83,6 @@ class KafkaFollower:
         state: Any = self._consumer._subscription.subscription.assignment.state_value(tp)  # the only view of a position without a request
         return bool(state is not None and state.has_valid_position and state.position >= end)
 
-    def seek_to_beginning(self) -> None:
-        for tp in self._assigned:
-            self._consumer.seek(tp, 0)
-            self._next[tp] = 0
-
     async def read_to_end(self) -> list[LogRecord]:
         """Everything up to what is the end now, then stop."""
         try:

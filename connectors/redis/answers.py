@@ -16,7 +16,8 @@ _OFFSET_DIGITS = 16
 # KEYS: the positions' hash, then the answers. ARGV: partition, then offset and value for each answer ("" deletes it).
 # A value begins with the offset that it comes from; an older offset never replaces a newer one.
 _APPLY = """
-local newest = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '-1')
+local before = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '-1')
+local newest = before
 for i = 2, #KEYS do
   local offset, value = ARGV[2 * i - 2], ARGV[2 * i - 1]
   local held = redis.call('GETRANGE', KEYS[i], 0, 15)
@@ -26,6 +27,7 @@ for i = 2, #KEYS do
   if tonumber(offset) > newest then newest = tonumber(offset) end
 end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', newest))
+return before
 """
 
 
@@ -50,14 +52,17 @@ class RedisAnswers:
             raise _away(error) from error
         return {entry: value[_OFFSET_DIGITS:] for entry, value in zip(entry_ids, values, strict=True) if isinstance(value, bytes)}
 
-    async def apply(self, partition: int, answers: Sequence[tuple[int, str, bytes | None]]) -> None:
-        """Project (offset, entry id, encoded answer or None) of one partition, at once or not at all. Raises AnswersAway."""
+    async def apply(self, partition: int, answers: Sequence[tuple[int, str, bytes | None]]) -> int:
+        """Project (offset, entry id, encoded answer or None) of one partition, at once or not at all.
+
+        Returns the partition's position before, -1 where there was none: one that went back tells of a flush. Raises AnswersAway.
+        """
         keys = [_POSITION, *(_ANSWER + entry for _, entry, _ in answers)]
         args: list[str | bytes | int] = [partition]
         for offset, _, value in answers:
             args += [f"{offset:0{_OFFSET_DIGITS}d}", value or b""]
         try:
-            await self._apply(keys=keys, args=args)
+            return int(await self._apply(keys=keys, args=args))
         except (RedisError, OSError) as error:
             raise _away(error) from error
 

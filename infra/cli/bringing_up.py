@@ -32,6 +32,9 @@ def make_stack(settings: Settings, progress: Progress) -> Stack:
 
 def agent_specs(settings: Settings, gpus: int) -> list[AgentSpec]:
     """One of each service, and `workers` deep-learning agents; these come first, since their start takes longest."""
+    if settings.workers > settings.worker_slots:
+        message = f"{settings.workers} workers need a slot each, and there are {settings.worker_slots}"
+        raise PoisonError("too_few_slots", message, "raise HEADRACE_WORKER_SLOTS, or lower HEADRACE_WORKERS")
     workers = [_spec(settings, DEEP_LEARNING, index, gpus) for index in range(settings.workers)]
     return [*workers, *(_spec(settings, name, 0, gpus) for name in (INFERENCE, DISPATCHER, LEARNING, SWEEPER))]
 

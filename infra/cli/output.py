@@ -47,12 +47,6 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1, default=str) + "\n")
 
 
-def print_json_line(value: Any) -> None:
-    """JSON in one line, written at once, for programs that read as it comes."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
-    sys.stdout.flush()
-
-
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], wrapped: str = "", styles: Sequence[str] | None = None) -> None:
     """A table. On a terminal the column `wrapped` is folded to fit and the others keep their width. `styles`: one for each row."""
     cells = [list(row) for row in rows]

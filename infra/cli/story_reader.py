@@ -15,7 +15,7 @@ from streams.errors import PoisonError
 from streams.ports import LogRecord
 from streams.routing import partition_for
 from streams.story import Found, finished_ms
-from streams.topics import DEAD_LETTERS, FINALS, KNOWLEDGE, LIFECYCLE, REQUESTS, RESPONSES, TOKENS
+from streams.topics import DEAD_LETTERS, DL_REQUESTS, DL_RESULTS, FINALS, KNOWLEDGE, LIFECYCLE, REQUESTS, RESPONSES, TOKENS
 
 _EARLIER_MS = 2000  # clocks of the asker and of the services differ
 _SOON_MS = 5000  # a request reaches the log, and in quiet times its admission, within this of its id's time
@@ -55,7 +55,8 @@ class StoryReader:
         windows = [Window(topic=LIFECYCLE, partition=lifecycle, since_ms=started - _EARLIER_MS, until_ms=until)]
         windows += self._all(DEAD_LETTERS, started - _EARLIER_MS, until)
         windows += self._knowledge(replies, started, until)
-        return [self._found(request), *replies, *map(self._found, self.log.read(windows, is_mine))]
+        found = [self._found(request), *replies, *map(self._found, self.log.read(windows, is_mine))]
+        return [*found, *map(self._found, self.log.read(self._deep_learning(found, until), is_mine))]
 
     def _request(self, request_id: str, started: int, lifecycle: int) -> LogRecord | None:
         """The request itself: where its admission says that it is, or else among the requests of those seconds."""
@@ -94,6 +95,15 @@ class StoryReader:
         count = self.log.partitions(KNOWLEDGE) if entries else 0
         places = {partition_for(entry.encode(), count) for entry in entries}
         return [Window(topic=KNOWLEDGE, partition=p, since_ms=started - _EARLIER_MS, until_ms=until) for p in sorted(places)]
+
+    def _deep_learning(self, found: Sequence[Found], until: int) -> list[Window]:
+        """The model's shard of requests and results, from the admission on."""
+        windows = []
+        for admitted in (f.event for f in found if isinstance(f.event, RequestAdmitted)):
+            for topic in (DL_REQUESTS, DL_RESULTS):
+                shard = partition_for(admitted.model.encode(), self.log.partitions(topic))
+                windows.append(Window(topic=topic, partition=shard, since_ms=admitted.admitted_at - _EARLIER_MS, until_ms=until))
+        return windows[:2]  # a request that was published twice was admitted twice, to the same shard
 
     def _all(self, topic: str, since: int, until: int) -> list[Window]:
         return [Window(topic=topic, partition=p, since_ms=since, until_ms=until) for p in range(self.log.partitions(topic))]

@@ -17,6 +17,8 @@ class Component(Protocol):
     """Its key in stack.json."""
     title: str
     """Its name for people."""
+    restarts: int
+    """How often the supervisor started it again."""
 
     @property
     def child(self) -> Child | None:
@@ -49,6 +51,7 @@ class ProcessComponent:
 
     name = ""
     title = ""
+    restarts = 0
     stop_limit_s = 10.0
     """SIGKILL follows SIGTERM after this long. `down` waits 30 s in all: agents first, then servers."""
 
@@ -83,4 +86,4 @@ class ProcessComponent:
 
     def record(self) -> dict[str, Any]:
         """Address, port and process."""
-        return {**self.address(), "port": self.port, **(self.child.record() if self.child else {})}
+        return {**self.address(), "port": self.port, "restarts": self.restarts, **(self.child.record() if self.child else {})}

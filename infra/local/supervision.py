@@ -88,5 +88,6 @@ class Supervision:
     def _restart_due(self, component: Component) -> None:
         if self._due.get(component.name, float("inf")) <= time.monotonic():
             del self._due[component.name]
+            component.restarts += 1
             component.start()
             self._changed()
