@@ -32,6 +32,8 @@ def create_app(service: str, instance: str, access: KafkaAccess, session_timeout
         consumer_group_instance_id=instance,
         broker_session_timeout=session_timeout_s,
         broker_heartbeat_interval=session_timeout_s / 3,
+        # How long a rebalance waits for members: one killed in the middle of its own join would hold its successor up for Faust's 60 s.
+        broker_rebalance_timeout=session_timeout_s,
         broker_commit_interval=1.0,
         consumer_auto_offset_reset="earliest",  # a group that is new must not skip what was asked before its first start
         stream_wait_empty=False,
