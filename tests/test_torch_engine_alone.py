@@ -70,10 +70,12 @@ async def test_equals_transformers(engine: TorchEngine) -> None:
     assert [one.token_ids for one in mixed] == [by_transformers(engine, one) for one in wanted]
 
 
-@pytest.mark.skipif(not models.is_pulled(Settings(), REAL), reason=f"{REAL} is not pulled: ./headrace models pull {REAL}")
 async def test_the_real_model_equals_transformers() -> None:
     """The same with the model that is served, which knows what it says."""
-    engine = TorchEngine(REAL, models.folder(Settings(), REAL), "cpu", 3)
+    settings = Settings()
+    if not models.is_pulled(settings, REAL):
+        await asyncio.to_thread(models.pull, settings, REAL, print)
+    engine = TorchEngine(REAL, models.folder(settings, REAL), "cpu", 3)
     await engine.start()
     prompts = ("What is the capital of France?", "Count to ten.", "Write a haiku about rivers. " * 5, "Hi")
     wanted = [request(prompt, max_tokens=12 + 6 * number) for number, prompt in enumerate(prompts)]
