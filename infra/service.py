@@ -58,6 +58,7 @@ class Parts:
     publisher: KafkaPublisher
     failpoints: Failpoints
     ready: Callable[[], bool] = lambda: False
+    started: bool = False
 
     @property
     def instance(self) -> str:
@@ -119,6 +120,7 @@ async def run(settings: Settings, name: str, index: int, port: int) -> None:
     turning = asyncio.create_task(probes.keep_turning())
     log.info("starting instance=%s port=%s", parts.instance, port)
     await app.start()
+    parts.started = True
     # What lives as long as the process need not be looked through again: collections would add milliseconds to the slowest answers.
     gc.collect()
     gc.freeze()
@@ -171,7 +173,7 @@ def _inference(app: Any, parts: Parts) -> Callable[[], Any]:
         limits=admission_limits(parts.settings), metrics=parts.metrics, tracing=parts.tracing, failpoints=parts.failpoints,
     )  # fmt: skip
     inference.register(app, ports)
-    parts.ready = lambda: bool(app.consumer.assignment())
+    parts.ready = lambda: _has_partitions(app, parts)
     return answers.close
 
 
@@ -183,7 +185,7 @@ def _dispatcher(app: Any, parts: Parts) -> Callable[[], Any]:
         tracing=parts.tracing, failpoints=parts.failpoints,
     )  # fmt: skip
     dispatcher.register(app, ports)
-    parts.ready = lambda: bool(app.consumer.assignment())
+    parts.ready = lambda: _has_partitions(app, parts)
     return _nothing
 
 
@@ -210,7 +212,7 @@ def _learning(app: Any, parts: Parts) -> Callable[[], Any]:
         tracing=parts.tracing, failpoints=parts.failpoints,
     )  # fmt: skip
     learning.register(app, ports)
-    parts.ready = lambda: bool(app.consumer.assignment())
+    parts.ready = lambda: _has_partitions(app, parts)
     return answers.close
 
 
@@ -222,6 +224,11 @@ def _sweeper(app: Any, parts: Parts) -> Callable[[], Any]:
     service = sweeper.register(app, ports)
     parts.ready = lambda: service.ready
     return _nothing
+
+
+def _has_partitions(app: Any, parts: Parts) -> bool:
+    """Asked by the probes' thread, and so not before the start: Faust makes its consumer where it is first touched, for that loop."""
+    return parts.started and bool(app.consumer.assignment())
 
 
 async def _nothing() -> None:
