@@ -47,7 +47,7 @@ def send(
 ) -> None:
     """Send a file of prompts, and write each answer as a JSON line when it comes.
 
-    Exit code 1 if any request got no answer. Ctrl-C prints the summary of what was done so far.
+    Exit code 1 if any request got no answer, or a line was bad. Ctrl-C prints the summary of what was done so far.
     """
     from infra.cli import connecting
     from infra.cli.prompts import read_prompts
@@ -72,7 +72,7 @@ def send(
         sending = Sending(client, prompts, target, deadlines, most=in_flight, between_s=1 / rate if rate else 0.0)
         stopped = _run_shown(sending, total)
     _print_summary(sending.summary, stopped=stopped)
-    raise typer.Exit(130 if stopped else 1 if sending.summary.failed else 0)
+    raise typer.Exit(130 if stopped else 1 if sending.summary.failed or sending.summary.skipped else 0)
 
 
 def _all_good(prompts: Iterator[Prompt | BadLine]) -> list[Prompt]:
@@ -120,7 +120,7 @@ def _print_summary(summary: Summary, *, stopped: bool) -> None:
     parts = [f"{summary.sent} sent", f"{len(summary.ms)} answered" + (f" ({tiers})" if tiers else "")]
     parts.append(f"[red]{summary.failed} failed[/] ({escape(failures)})" if summary.failed else "0 failed")
     if summary.skipped:
-        parts.append(f"[yellow]{summary.skipped} bad lines skipped[/]")
+        parts.append(f"[yellow]{summary.skipped} bad line{'s' if summary.skipped > 1 else ''} skipped[/]")
     if stopped:
         parts.append(f"[yellow]interrupted with {summary.sent - summary.ended} under way[/]")
     if summary.ms:
