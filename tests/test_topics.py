@@ -40,7 +40,7 @@ def test_every_event_has_a_topic() -> None:
 
 
 def test_only_known_users_read_and_write() -> None:
-    """Everybody named is made a user; each topic has a writer; no user is without a right; the operator writes replays and corrects knowledge."""
+    """Everybody named is made a user; each topic has a writer; no user is without a right; the operator replays and corrects knowledge."""
     known = users(TENANTS)
     assert len(known) == len(set(known))
     rights = {user for topic in CATALOGUE.values() for user in (*topic.writers, *topic.readers)}
