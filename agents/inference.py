@@ -144,6 +144,8 @@ class InferenceService:
             if not isinstance(decoded, InferenceRequested):
                 raise UndecodableRecord(f"{type(decoded).__name__} does not belong on {REQUESTS}")
             request = decoded
+            if record.headers is None:
+                raise RequestRefused("unreadable_headers", "a header's name is no UTF-8", "name headers in UTF-8")
             work.admitted = admit(request, work.headers, ports.limits, ports.clock.now_ms())
             work.entry_id = ports.entry_ids.entry_id(work.admitted.request)
         except (UndecodableRecord, RequestRefused) as error:
