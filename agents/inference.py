@@ -20,11 +20,11 @@ from schemas.ids import derived_event_id, final_event_id, named_event_id
 from schemas.knowledge import AnswerLearned
 from streams.acknowledging import Acknowledger
 from streams.admission import AdmissionLimits, Admitted, RequestRefused, admit, check_size
-from streams.app import bytes_topic, handle_batches
+from streams.app import App, batches_of, handle_batches
 from streams.ending import end_process_on_error
 from streams.errors import RetryableError
 from streams.failpoints import Failpoints
-from streams.ports import AnswerStore, Clock, Outgoing, Publisher
+from streams.ports import AnswerStore, Clock, GroupSource, LogRecord, Outgoing, Publisher
 from streams.routing import EntryIds
 from streams.telemetry import Metrics, Tracing
 from streams.topics import DL_REQUESTS, INFERENCE, LIFECYCLE, REQUESTS
@@ -41,6 +41,7 @@ _LOOK_UPS_AT_ONCE = 8  # of schema ids met for the first time: garbage may not o
 class InferencePorts:
     """What the inference service needs of the world."""
 
+    source: GroupSource
     publisher: Publisher
     answers: AnswerStore
     codec: Codec
@@ -56,7 +57,7 @@ class InferencePorts:
 class _Work:
     """One request record on its way through a batch, and the records derived from it."""
 
-    event: Any
+    record: LogRecord
     headers: RecordHeaders
     source: Position
     admitted: Admitted | None = None
@@ -65,13 +66,13 @@ class _Work:
     out: list[Outgoing] = field(default_factory=list)
 
 
-def register(app: Any, ports: InferencePorts) -> None:
+def register(app: App, ports: InferencePorts) -> None:
     """Add the service's agent to a Faust app."""
     service = InferenceService(ports)
 
-    @app.agent(bytes_topic(app, REQUESTS), name="inference", concurrency=1)
+    @app.agent(batches_of(app, ports.source, REQUESTS), name="inference", concurrency=1)
     async def inference(stream: Any) -> None:
-        await handle_batches(stream, MOST_AT_ONCE, service.handle)
+        await handle_batches(app, stream, MOST_AT_ONCE, service.handle)
 
 
 class InferenceService:
@@ -80,7 +81,7 @@ class InferenceService:
     def __init__(self, ports: InferencePorts) -> None:
         self._ports = ports
         self._refusals = Refusals(INFERENCE, ports.limits, ports.clock)
-        self._acks = Acknowledger(ports.publisher, ports.failpoints, INFERENCE)
+        self._acks = Acknowledger(ports.publisher, ports.source, ports.failpoints, INFERENCE)
         self._look_ups = asyncio.Semaphore(_LOOK_UPS_AT_ONCE)
         self._apart: set[asyncio.Task[None]] = set()
         self._decoded: OrderedDict[bytes, AnswerLearned] = OrderedDict()
@@ -89,15 +90,15 @@ class InferenceService:
         self._seconds_exact = ports.metrics.request_seconds.labels("exact")
         self._sizes = ports.metrics.batch_size.labels(INFERENCE)
 
-    async def handle(self, events: Sequence[Any]) -> None:
+    async def handle(self, records: Sequence[LogRecord]) -> None:
         """Handle a batch. What needs a question to the registry goes apart, so that garbage holds nobody up."""
         codec = self._ports.codec
-        self._acks.take(events)
-        known = [event for event in events if codec.knows(event.value)]
-        if len(known) < len(events):
-            for event in events:
-                if not codec.knows(event.value):
-                    task = asyncio.create_task(self._look_up_then_handle(event))
+        self._acks.take(records)
+        known = [record for record in records if codec.knows(record.value)]
+        if len(known) < len(records):
+            for record in records:
+                if not codec.knows(record.value):
+                    task = asyncio.create_task(self._look_up_then_handle(record))
                     self._apart.add(task)
                     task.add_done_callback(self._apart.discard)
                     task.add_done_callback(end_process_on_error)
@@ -106,21 +107,21 @@ class InferenceService:
         if known:
             await self._handle_decodable(known)
 
-    async def _look_up_then_handle(self, event: Any) -> None:
+    async def _look_up_then_handle(self, record: LogRecord) -> None:
         async with self._look_ups:
             while True:
                 try:
-                    await asyncio.to_thread(self._ports.codec.decode, event.value)
+                    await asyncio.to_thread(self._ports.codec.decode, record.value)
                     break
                 except UndecodableRecord:
                     break
                 except OSError as error:  # without the registry nobody can tell: the record waits, others go on
                     log.warning("registry_away reason=%s", error)
                     await asyncio.sleep(1.0)
-            await self._handle_decodable([event])
+            await self._handle_decodable([record])
 
-    async def _handle_decodable(self, events: Sequence[Any]) -> None:
-        works = [self._admit(event) for event in events]
+    async def _handle_decodable(self, records: Sequence[LogRecord]) -> None:
+        works = [self._admit(record) for record in records]
         asked = {w.entry_id: None for w in works if w.admitted is not None and w.admitted.known_allowed}
         answers, away = await self._known(list(asked))
         for work in works:
@@ -129,31 +130,32 @@ class InferenceService:
                     self._answer_or_pass_on(work, work.admitted, answers, away)
                 except Exception as error:  # one request's failure is its own
                     log.exception("request_failed request_id=%s", work.admitted.request.request_id)
-                    work.out = self._refusals.failed(work.event.message, work.headers, work.admitted, error)
-        self._sizes.observe(len(events))
-        await self._acks.publish_then_ack([(w.event, w.out) for w in works])
+                    work.out = self._refusals.failed(work.record, work.headers, work.admitted, error)
+        self._sizes.observe(len(records))
+        await self._acks.publish_then_ack([(w.record, w.out) for w in works])
 
-    def _admit(self, event: Any) -> _Work:
-        message = event.message
-        source = Position(topic=message.topic, partition=message.partition, offset=message.offset)
-        work = _Work(event, RecordHeaders.parse(message.headers), source)
+    def _admit(self, record: LogRecord) -> _Work:
+        source = Position(topic=record.topic, partition=record.partition, offset=record.offset)
+        work = _Work(record, RecordHeaders.parse(record.headers), source)
         ports = self._ports
         request: InferenceRequested | None = None
         try:
-            check_size(event.value, ports.limits)
-            decoded = ports.codec.decode(event.value)
+            check_size(record.value, ports.limits)
+            decoded = ports.codec.decode(record.value)
             if not isinstance(decoded, InferenceRequested):
                 raise UndecodableRecord(f"{type(decoded).__name__} does not belong on {REQUESTS}")
             request = decoded
+            if record.headers is None:
+                raise RequestRefused("unreadable_headers", "a header's name is no UTF-8", "name headers in UTF-8")
             work.admitted = admit(request, work.headers, ports.limits, ports.clock.now_ms())
             work.entry_id = ports.entry_ids.entry_id(work.admitted.request)
         except (UndecodableRecord, RequestRefused) as error:
-            work.out = self._refusals.rejected(message, work.headers, request, error)
+            work.out = self._refusals.rejected(record, work.headers, request, error)
             code = error.code if isinstance(error, RequestRefused) else "undecodable"
             ports.metrics.requests.labels(code).inc()
         except Exception as error:  # a request that raises where none should: kept for a person to look at
             log.exception("admission_failed position=%s", work.source)
-            work.out = self._refusals.rejected(message, work.headers, request, error)
+            work.out = self._refusals.rejected(record, work.headers, request, error)
         return work
 
     async def _known(self, entry_ids: list[str]) -> tuple[Mapping[str, bytes], bool]:

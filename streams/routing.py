@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import lru_cache
 
+import msgspec
 from aiokafka.partitioner import murmur2
 
 from schemas.events import InferenceRequested
-
-_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # json.dumps would make one for each call
 
 
 def partition_for(key: bytes, partitions: int) -> int:
@@ -25,9 +23,9 @@ def canonical(request: InferenceRequested) -> bytes:
     """
     p = request.parameters
     seed = p.seed if p.temperature > 0 else None
-    scope = [request.tenant, request.model, request.task, p.max_tokens, p.temperature, p.top_p, seed, list(p.stop)]
-    turns = [[m.role, m.content] for m in request.messages]
-    return _JSON.encode([scope, turns]).encode()
+    scope = (request.tenant, request.model, request.task, p.max_tokens, p.temperature, p.top_p, seed, p.stop)
+    turns = [(m.role, m.content) for m in request.messages]
+    return msgspec.json.encode((scope, turns))
 
 
 def routing_key(request: InferenceRequested) -> bytes:
