@@ -41,7 +41,8 @@ FINITE = st.floats(0, 2)
 TURNS = st.lists(st.builds(Message, role=WORDS, content=WORDS), max_size=3).map(tuple)
 TIMES = st.integers(-(2**63), 2**63 - 1) | st.integers(NOW - 10_000, NOW + 10**6)
 REQUESTS = st.builds(
-    InferenceRequested, request_id=st.just(REQUEST_ID) | WORDS, tenant=WORDS, model=WORDS, task=st.sampled_from(["generate", "classify"]) | WORDS, messages=TURNS,
+    InferenceRequested, request_id=st.just(REQUEST_ID) | WORDS, tenant=WORDS, model=WORDS,
+    task=st.sampled_from(["generate", "classify"]) | WORDS, messages=TURNS,
     parameters=PARAMETERS, priority=st.integers(), cache=st.just("default") | WORDS, requested_at=TIMES, deadline_at=st.none() | TIMES,
 )  # fmt: skip
 SCOPED = st.builds(
@@ -88,7 +89,8 @@ def test_defaults_are_filled_in() -> None:
         ("unknown_tenant", {"tenant": ""}), ("unknown_tenant", {"tenant": "Acme"}), ("unknown_model", {"model": "huge"}),
         *(("deadline_passed", changes) for changes in ({"deadline_at": NOW}, {"deadline_at": 0}, {"requested_at": NOW - 60_000})),
         *(("invalid_request", changes) for changes in (
-            {"task": "translate"}, {"task": ""}, {"cache": "always"}, {"messages": ()}, {"messages": (Message(role="assistant", content="x"),)},
+            {"task": "translate"}, {"task": ""}, {"cache": "always"},
+            {"messages": ()}, {"messages": (Message(role="assistant", content="x"),)},
             {"messages": (Message(role="tool", content="x"), *ASKED.messages)}, {"messages": (Message(role="user", content=" \n"),)},
             {"max_tokens": 0}, {"max_tokens": 513}, {"temperature": -0.1}, {"temperature": 2.1}, {"temperature": float("nan")},
             {"top_p": 0.0}, {"top_p": 1.1}, {"top_p": float("nan")}, {"stop": ("x",) * 9}, {"stop": ("x", "")},
