@@ -213,17 +213,20 @@ class DispatcherService:
         ]
 
     def _failed(self, partition: int, request: DeepLearningRequested, event: GenerationFinished) -> list[Outgoing]:
+        finished_headers = self._headers(event, request, named_event_id(request.request_id, "finished", "dispatcher"), "")
+        finished = Outgoing(topic=DL_RESULTS, partition=partition, key=request.model.encode(), event=event, headers=finished_headers)
+        if request.check is not None and request.check.served:  # its client was answered long ago
+            return [finished]
         code, reason, remedy = _REMEDIES[event.finish_reason]
         final = InferenceFailed(
             request_id=request.request_id, tenant=request.tenant, code=code, reason=reason, retryable=True, remedy=remedy, stage=DISPATCHER,
             epoch=event.epoch, requested_at=request.requested_at, failed_at=event.finished_at, source=request.source,
         )  # fmt: skip
         final_headers = self._headers(final, request, final_event_id(request.tenant, request.request_id), "")
-        headers = self._headers(event, request, named_event_id(request.request_id, "finished", "dispatcher"), "")
         key, reply_to = request.request_id.encode(), request.reply_to
         return [
             Outgoing(topic=reply_to.topic, partition=reply_to.partition, key=key, event=final, headers=final_headers),
-            Outgoing(topic=DL_RESULTS, partition=partition, key=request.model.encode(), event=event, headers=headers),
+            finished,
         ]
 
     def _headers(self, event: Record, request: DeepLearningRequested, event_id: str, trace: str) -> RecordHeaders:

@@ -89,5 +89,6 @@ def _array(write: Writer) -> Writer:
 
 
 _PLAIN: dict[str, Writer] = {
-    "int": _long, "long": _long, "string": _string, "bytes": _bytes, "boolean": _boolean, "double": struct.Struct("<d").pack,
+    "int": _long, "long": _long, "string": _string, "bytes": _bytes, "boolean": _boolean, "float": struct.Struct("<f").pack,
+    "double": struct.Struct("<d").pack,
 }  # fmt: skip

@@ -182,6 +182,8 @@ def _given_up(held: Held, finish: str, now_ms: int) -> GenerationFinished:
     return GenerationFinished(
         request_id=held.request.request_id, tenant=held.request.tenant, model=held.request.model, worker="", epoch=held.epoch,
         outcome="failed", text="", finish_reason=finish, prompt_tokens=0, completion_tokens=0, entry_id=None, finished_at=now_ms,
+        task=held.request.task, question=held.request.question, check=held.request.check, guess=held.request.guess,
+        idempotency=held.request.idempotency,
     )  # fmt: skip
 
 
