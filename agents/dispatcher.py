@@ -30,6 +30,7 @@ from schemas.ids import final_event_id, named_event_id
 from schemas.record import Record
 from streams.acknowledging import Acknowledger, publish_until_done
 from streams.app import App, batches_of, handle_batches
+from streams.coalescing import FRESH_MS, KEYED_KEPT_MS, shared_final
 from streams.decoding import decode_when_possible
 from streams.dispatching import DispatchState, Held, decide, evolve
 from streams.ending import end_process_on_error
@@ -124,7 +125,7 @@ class DispatcherService:
             try:
                 requests = await self._ports.log.read(DL_REQUESTS, [partition], since)
                 dispatches = await self._ports.log.read(DL_DISPATCH, None, since)
-                results = await self._ports.log.read(DL_RESULTS, [partition], since)
+                results = await self._ports.log.read(DL_RESULTS, [partition], since - max(FRESH_MS, KEYED_KEPT_MS))
                 break
             except RetryableError as error:
                 log.warning("rebuild_waits partition=%s reason=%s", partition, error)
@@ -173,18 +174,23 @@ class DispatcherService:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _TICK_S)
             self._wake.clear()
+            answers: list[Outgoing] = []
             out: list[Outgoing] = []
             for partition, shard in list(self._shards.items()):
                 if partition not in self._rebuilding:
-                    out += self._decisions(partition, shard)
+                    self._decide(partition, shard, answers, out)
+            if answers:  # durable before the log says that those requests have ended: a successor would not answer them
+                self._ports.failpoints.reach("dispatcher.before_share")
+                await publish_until_done(self._ports.publisher, answers, DISPATCHER)
+                self._ports.failpoints.reach("dispatcher.after_share")
             if out:
                 self._ports.failpoints.reach("dispatcher.before_dispatch")
                 await publish_until_done(self._ports.publisher, out, DISPATCHER)
                 self._ports.failpoints.reach("dispatcher.after_dispatch")
 
-    def _decisions(self, partition: int, shard: DispatchState) -> list[Outgoing]:
-        held = dict(shard.held)  # decide() drops what it fails
-        out: list[Outgoing] = []
+    def _decide(self, partition: int, shard: DispatchState, answers: list[Outgoing], out: list[Outgoing]) -> None:
+        """Append the final events of what shares an answer to `answers`, everything else to `out`."""
+        held, traces = dict(shard.held), dict(shard.traces)  # decide() drops what it ends
         for event in decide(shard, self._ports.clock.now_ms()):
             if isinstance(event, RequestDispatched):
                 out += self._dispatched(shard, held[event.request_id], event)
@@ -194,9 +200,26 @@ class DispatcherService:
                 event_id = named_event_id(event.request_id, "moved", event.epoch)
                 headers = self._headers(event, request, event_id, shard.traces.get(event.request_id, ""))
                 out.append(Outgoing(topic=LIFECYCLE, key=event.request_id.encode(), event=event, headers=headers))
+            elif isinstance(event, GenerationFinished) and event.outcome == "completed":
+                answers.append(self._shared(held[event.request_id], event, traces.get(event.request_id, "")))
+                out.append(self._finished(partition, held[event.request_id].request, event))
             elif isinstance(event, GenerationFinished):
                 out += self._failed(partition, held[event.request_id].request, event)
-        return out
+
+    def _shared(self, held: Held, event: GenerationFinished, trace: str) -> Outgoing:
+        assert held.answer is not None
+        request, now = held.request, event.finished_at
+        self._ports.metrics.shared.labels(request.model).inc()
+        self._ports.metrics.request_seconds.labels("deep-learning").observe(max(0, now - request.requested_at) / 1000)
+        final = shared_final(request, held.answer, now)
+        trace = self._ports.tracing.hop(DISPATCHER, trace, request.admitted_at, {"shared_with": held.answer.request_id})
+        headers = self._headers(final, request, final_event_id(request.tenant, request.request_id), trace)
+        key, reply_to = request.request_id.encode(), request.reply_to
+        return Outgoing(topic=reply_to.topic, partition=reply_to.partition, key=key, event=final, headers=headers)
+
+    def _finished(self, partition: int, request: DeepLearningRequested, event: GenerationFinished) -> Outgoing:
+        headers = self._headers(event, request, named_event_id(request.request_id, "finished", "dispatcher"), "")
+        return Outgoing(topic=DL_RESULTS, partition=partition, key=request.model.encode(), event=event, headers=headers)
 
     def _dispatched(self, shard: DispatchState, held: Held, event: RequestDispatched) -> list[Outgoing]:
         request = held.request
@@ -213,8 +236,7 @@ class DispatcherService:
         ]
 
     def _failed(self, partition: int, request: DeepLearningRequested, event: GenerationFinished) -> list[Outgoing]:
-        finished_headers = self._headers(event, request, named_event_id(request.request_id, "finished", "dispatcher"), "")
-        finished = Outgoing(topic=DL_RESULTS, partition=partition, key=request.model.encode(), event=event, headers=finished_headers)
+        finished = self._finished(partition, request, event)
         if request.check is not None and request.check.served:  # its client was answered long ago
             return [finished]
         code, reason, remedy = _REMEDIES[event.finish_reason]

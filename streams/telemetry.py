@@ -40,6 +40,7 @@ class Metrics:
         self.store_away = counter("store_away", "Look-ups that missed because the store of known answers did not answer.")
         self.waiting = gauge("waiting_requests", "Requests that the dispatcher holds.", "model")
         self.placed = counter("placements", "Requests placed on workers.", "worker")
+        self.shared = counter("shared_answers", "Requests answered by the computation of an identical one.", "model")
         self.moved = counter("moves", "Placements given up, by reason.", "reason")
         self.wait_seconds = Histogram("headrace_wait_seconds", "From admission to placement.", buckets=_SECONDS, registry=registry)
         self.tokens = counter("tokens", "Tokens generated.")
