@@ -14,9 +14,10 @@ from msgspec.structs import replace
 
 from agents.refusals import Refusals
 from schemas.codec import Codec, UndecodableRecord
-from schemas.events import AnswerLearned, DeepLearningRequested, InferenceCompleted, InferenceRequested, Position, RequestAdmitted
+from schemas.events import DeepLearningRequested, InferenceCompleted, InferenceRequested, Position, RequestAdmitted
 from schemas.headers import RecordHeaders
 from schemas.ids import derived_event_id, final_event_id, named_event_id
+from schemas.knowledge import AnswerLearned
 from streams.acknowledging import Acknowledger
 from streams.admission import AdmissionLimits, Admitted, RequestRefused, admit, check_size
 from streams.app import bytes_topic, handle_batches

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from schemas.codec import Codec, UndecodableRecord
-from schemas.events import AnswerLearned, GenerationFinished
+from schemas.events import GenerationFinished
 from schemas.headers import RecordHeaders
 from schemas.ids import derived_event_id
+from schemas.knowledge import AnswerLearned
 from streams.acknowledging import Acknowledger
 from streams.app import bytes_topic, handle_batches
 from streams.decoding import decode_when_possible

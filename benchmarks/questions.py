@@ -10,8 +10,9 @@ from pathlib import Path
 from connectors.redis.answers import RedisAnswers
 from infra.settings import Settings
 from schemas.codec import Codec
-from schemas.events import AnswerLearned, InferenceRequested, Message, Parameters
+from schemas.events import InferenceRequested, Message, Parameters
 from schemas.ids import uuid7
+from schemas.knowledge import AnswerLearned
 from streams.routing import EntryIds
 from streams.topics import KNOWLEDGE
 

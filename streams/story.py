@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import Any
 
 from schemas.events import (
-    AnswerLearned,
     DeadLettered,
     DeepLearningRequested,
     Final,
@@ -25,6 +24,7 @@ from schemas.events import (
     TokensGenerated,
 )
 from schemas.headers import RecordHeaders
+from schemas.knowledge import AnswerLearned
 from schemas.record import Record
 from streams.ports import LogRecord
 from streams.topics import FINALS

@@ -15,14 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import codec as codec_module
-from schemas import events
+from schemas import events, knowledge
 from schemas.codec import AVRO_DIR, Codec, UndecodableRecord, UnknownSchema, schema_json, subject
 from schemas.events import EVENTS
 from schemas.record import Record
 
 FILES = sorted(AVRO_DIR.glob("*.avsc"))
-CLASSES = {cls.schema_name(): cls for cls in Record.__subclasses__() if cls.__module__ == events.__name__}
-PLAIN = {"string": str, "int": int, "long": int, "double": float, "boolean": bool, "bytes": bytes, "null": types.NoneType}
+MODULES = (events.__name__, knowledge.__name__)
+CLASSES = {cls.schema_name(): cls for cls in Record.__subclasses__() if cls.__module__ in MODULES}
+PLAIN = {"string": str, "int": int, "long": int, "float": float, "double": float, "boolean": bool, "bytes": bytes, "null": types.NoneType}
 POSITION = events.Position(topic="inference.requests", partition=3, offset=70_000)
 GOLDEN: list[tuple[Record, str]] = [
     (
@@ -31,7 +32,7 @@ GOLDEN: list[tuple[Record, str]] = [
             parameters=events.Parameters(max_tokens=7, temperature=0.5, seed=-3, stop=("\n",)), requested_at=1_700_000_000_000,
         ),
         "0000000001" "06722d31" "0861636d65" "026d" "1067656e6572617465" "0208757365720868c3a93f00"
-        "020e" "000000000000e03f" "000000000000f03f" "0205" "02020a00" "00" "0e64656661756c74" "80a0abfef962" "00",
+        "020e" "000000000000e03f" "000000000000f03f" "0205" "02020a00" "00" "00" "0e64656661756c74" "80a0abfef962" "00" "00" "00",
     ),
     (
         events.InferenceFailed(
@@ -111,6 +112,7 @@ def values(node: Any) -> st.SearchStrategy[Any]:
         "string": lambda: st.text(max_size=12),
         "int": lambda: st.integers(-(2**31), 2**31 - 1),
         "long": lambda: st.integers(-(2**63), 2**63 - 1),
+        "float": lambda: st.floats(allow_nan=False, width=32),
         "double": lambda: st.floats(allow_nan=False),
         "boolean": st.booleans, "bytes": lambda: st.binary(max_size=12), "null": st.none,
     }  # fmt: skip
@@ -134,7 +136,9 @@ def test_each_schema_is_documented_and_its_class_is_equal_to_it(path: Any) -> No
 def test_every_class_has_a_schema_and_every_event_is_listed() -> None:
     """EVENTS holds each class that no other one is made of, once; a part is not an event, except where one carries the other whole."""
     assert {p.stem for p in FILES} == set(CLASSES)
-    parts = {"Message", "Parameters", "Position", "RunningRequest", "Header"}
+    parts = {
+        "Message", "Parameters", "Position", "RunningRequest", "Header", "Question", "SemanticCheck", "Guess", "Idempotency", "Observation",
+    }  # fmt: skip
     assert sorted(c.__name__ for c in EVENTS) == sorted(c.__name__ for c in CLASSES.values() if c.__name__ not in parts)
 
 

@@ -40,7 +40,7 @@ def test_every_event_has_a_topic() -> None:
 
 
 def test_only_known_users_read_and_write() -> None:
-    """Everybody named is made a user; each topic has a writer; no user is without a right; the operator writes replays alone."""
+    """Everybody named is made a user; each topic has a writer; no user is without a right; the operator replays and corrects knowledge."""
     known = users(TENANTS)
     assert len(known) == len(set(known))
     rights = {user for topic in CATALOGUE.values() for user in (*topic.writers, *topic.readers)}
@@ -48,7 +48,7 @@ def test_only_known_users_read_and_write() -> None:
     for topic in CATALOGUE.values():
         assert topic.writers
         assert len(set(topic.writers)) == len(topic.writers) and len(set(topic.readers)) == len(topic.readers)
-    assert [t.name for t in CATALOGUE.values() if OPERATOR in t.writers] == [topics.REQUESTS]
+    assert [t.name for t in CATALOGUE.values() if OPERATOR in t.writers] == [topics.REQUESTS, topics.KNOWLEDGE, topics.KNOWLEDGE_CHECKS]
 
 
 @pytest.mark.parametrize("tenant", TENANTS)
@@ -99,7 +99,7 @@ def test_partitions_and_what_is_kept() -> None:
     sizes = {name: int(topic.settings().get("max.message.bytes", 0)) for name, topic in CATALOGUE.items()}
     carriers = (topics.DL_REQUESTS, topics.DL_DISPATCH, topics.DL_RESULTS, topics.DEAD_LETTERS)
     assert 0 < 2 * sizes[topics.REQUESTS] < min(sizes[name] for name in carriers), "what carries a request has room for any"
-    assert {name for name, topic in CATALOGUE.items() if topic.compacted} == {topics.DL_WORKERS, topics.KNOWLEDGE}
+    assert {name for name, topic in CATALOGUE.items() if topic.compacted} == {topics.DL_WORKERS, topics.KNOWLEDGE, topics.KNOWLEDGE_TRUST}
 
 
 @pytest.mark.parametrize("topic", CATALOGUE.values(), ids=lambda t: t.name)
