@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Protocol
-
-from streams.semantic.ports import SameAnswerJudge
-from streams.semantic.trust import Trust, TrustSettings
+from dataclasses import dataclass
 
 from schemas.codec import Codec, UndecodableRecord
 from schemas.events import GenerationFinished
@@ -20,6 +17,8 @@ from streams.acknowledging import publish_until_done
 from streams.decoding import decode_when_possible
 from streams.errors import RetryableError
 from streams.ports import Clock, Log, LogRecord, Outgoing, Publisher
+from streams.semantic.ports import SameAnswerJudge
+from streams.semantic.trust import Trust, TrustSettings
 from streams.telemetry import Metrics
 from streams.topics import KNOWLEDGE_CHECKS, KNOWLEDGE_TRUST, LEARNING
 
@@ -29,15 +28,17 @@ _PAUSE_S = 0.5
 _REOPENED_SINCE_MS = 24 * 3_600_000  # a wish that is older than that is asked again by the person who had it
 
 
-class CheckingPorts(Protocol):
-    """What checking needs of the learning service's ports."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckingPorts:
+    """What checking needs of the world."""
 
     log: Log
     codec: Codec
     publisher: Publisher
     clock: Clock
     metrics: Metrics
-    judge: SameAnswerJudge | None
+    judge: SameAnswerJudge
+    trust: TrustSettings
 
 
 class HitChecking:
@@ -46,16 +47,16 @@ class HitChecking:
     What it knows is on the compacted topic: it is read before the first result is handled, and followed from then on.
     """
 
-    def __init__(self, ports: CheckingPorts, trust: TrustSettings) -> None:
+    def __init__(self, ports: CheckingPorts) -> None:
         self._log, self._codec, self._publisher = ports.log, ports.codec, ports.publisher
         self._clock, self._metrics, self._judge = ports.clock, ports.metrics, ports.judge
-        self._trust = Trust(trust)
+        self._trust = Trust(ports.trust)
         self.ready = asyncio.Event()
 
     async def checked(self, result: GenerationFinished) -> list[tuple[str, str, Record]]:
         """What follows from a result that was asked to check a known answer: topic, key and event each."""
         check, question = result.check, result.question
-        if check is None or question is None or self._judge is None:
+        if check is None or question is None:
             return []
         if self._trust.was_counted(question.scope, result.request_id):  # the log may hold a result twice
             return []

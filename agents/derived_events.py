@@ -85,7 +85,7 @@ class DerivedEvents:
         )  # fmt: skip
         return self._admitted(work, admitted, asked, reason, self._language_model)
 
-    def _known(  # noqa: PLR0917  # the facts of one event
+    def _known(  # the facts of one event
         self, work: Work, admitted: Admitted, tier: str, reason: str, learned: AnswerLearned, *,
         similarity: float | None = None, score: float | None = None,
     ) -> Outgoing:  # fmt: skip

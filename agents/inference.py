@@ -124,7 +124,9 @@ class InferenceService:
         works = [self._admit(record) for record in records]
         asked = {w.entry_id: None for w in works if w.admitted is not None and w.admitted.known_allowed}
         answers, away = await self._known(list(asked))
-        here, small, semantic = [], [], []
+        here: list[Work] = []
+        small: list[Work] = []
+        semantic: list[Work] = []
         for work in works:
             lane = self._guarded(work, lambda w, a: self._answer_or_choose(w, a, answers, away)) if work.admitted is not None else None
             (small if lane == "small" else semantic if lane == "semantic" else here).append(work)

@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streams.semantic.ports import SameAnswerJudge
-from streams.semantic.trust import TrustSettings
-
 from msgspec.structs import replace
 
-from agents.checking import HitChecking
+from agents.checking import CheckingPorts, HitChecking
 from agents.projecting import AnswerProjection, KnowledgeProjection
 from schemas.codec import Codec, UndecodableRecord
 from schemas.events import GenerationFinished
@@ -25,6 +22,8 @@ from streams.app import App, batches_of, handle_batches
 from streams.decoding import decode_when_possible
 from streams.failpoints import Failpoints
 from streams.ports import Clock, GroupSource, Log, LogRecord, Outgoing, Publisher
+from streams.semantic.ports import SameAnswerJudge
+from streams.semantic.trust import TrustSettings
 from streams.telemetry import Metrics, Tracing
 from streams.topics import DL_RESULTS, FEEDBACK_LABELS, KNOWLEDGE, LEARNING
 from streams.weak_labels import weak_label
@@ -36,7 +35,7 @@ _WORTH_KEEPING = ("stop", "length")  # an answer cut off by a deadline is no ans
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearningPorts:
-    """What the learning service needs of the world. `judge` is None where semantic answers are off: nothing is to be checked then."""
+    """What the learning service needs of the world. `judge` is None where semantic answers are off: nothing is checked then."""
 
     source: GroupSource
     publisher: Publisher
@@ -63,9 +62,8 @@ def register(app: App, ports: LearningPorts) -> LearningService:
     async def projecting() -> None:
         await service.projection.run_forever()
 
-    @app.task
-    async def trusting() -> None:
-        await service.checking.follow_forever()
+    if service.checking is not None:
+        app.task(service.checking.follow_forever)
 
     return service
 
@@ -77,18 +75,25 @@ class LearningService:
         self._ports = ports
         self._acks = Acknowledger(ports.publisher, ports.source, ports.failpoints, LEARNING)
         self.projection = KnowledgeProjection(ports.log, ports.answers, ports.codec)
-        self.checking = HitChecking(ports, ports.trust)
+        self.checking: HitChecking | None = None
+        if ports.judge is not None:
+            checking = CheckingPorts(
+                log=ports.log, codec=ports.codec, publisher=ports.publisher, clock=ports.clock, metrics=ports.metrics, judge=ports.judge,
+                trust=ports.trust,
+            )  # fmt: skip
+            self.checking = HitChecking(checking)
 
     @property
     def ready(self) -> bool:
         """Whether results can be handled."""
-        return self.projection.ready.is_set() and self.checking.ready.is_set()
+        return self.projection.ready.is_set() and (self.checking is None or self.checking.ready.is_set())
 
     async def learn(self, records: Sequence[LogRecord]) -> None:
         """Publish what follows from each result, then acknowledge."""
         self._acks.take(records)
         await self.projection.ready.wait()
-        await self.checking.ready.wait()
+        if self.checking is not None:
+            await self.checking.ready.wait()
         await self._acks.publish_then_ack([(record, await self._derived(record)) for record in records])
 
     async def _derived(self, record: LogRecord) -> list[Outgoing]:
@@ -105,7 +110,8 @@ class LearningService:
             out.append((KNOWLEDGE, learned.entry_id, learned))
         if (label := weak_label(result, self._ports.clock.now_ms())) is not None:
             out.append((FEEDBACK_LABELS, label.request_id, label))
-        out += await self.checking.checked(result)
+        if self.checking is not None:
+            out += await self.checking.checked(result)
         told: dict[str, str | int | float] = {"entry_id": result.entry_id or ""}
         trace = self._ports.tracing.hop(LEARNING, cause.traceparent, result.finished_at, told) if out else ""
         common = RecordHeaders(

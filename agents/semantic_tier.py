@@ -11,23 +11,25 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 import numpy as np
-from streams.semantic.gates import gate
-from streams.semantic.ports import Match, VectorIndex
-from streams.semantic.texts import Embedder, PairVerifier, QuestionPair
-from streams.semantic.trust import Trust
 
 from schemas.codec import Codec, UndecodableRecord
 from schemas.events import InferenceRequested, SemanticCheck
 from schemas.knowledge import AnswerLearned, Question
 from streams.errors import RetryableError
 from streams.ports import AnswerStore
+from streams.semantic.gates import gate
+from streams.semantic.ports import Match, VectorIndex
 from streams.semantic.questions import packed
+from streams.semantic.texts import Embedder, PairVerifier, QuestionPair
+from streams.semantic.trust import Trust
 
 log = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
 CANDIDATES = 4  # the nearest in scope that are looked at; more found no further answers on the calibration pairs
 
 
@@ -166,7 +168,7 @@ class SemanticTier:
             return "semantic answers of this scope are shut off"
         return "no known question of this scope comes near"
 
-    async def _in_thread(self, call: Callable[[Sequence[object]], np.ndarray], items: Sequence[object]) -> np.ndarray:
+    async def _in_thread(self, call: Callable[[Sequence[Item]], np.ndarray], items: Sequence[Item]) -> np.ndarray:
         return await asyncio.get_running_loop().run_in_executor(self._ports.threads, call, items)
 
 

@@ -59,6 +59,12 @@ class SmallModelTier:
         by_task = {CLASSIFY: tuple(self._classifiers), EMBED: tuple(self._embedders)}
         return {task: names for task, names in by_task.items() if names}
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of each model by its name: answers of another version are never served as known."""
+        embedders = {name: model.version for name, model in self._embedders.items()}
+        return embedders | {name: model.version for name, model in self._classifiers.items()}
+
     def classifier(self, name: str) -> TextClassifier:
         """The classifier of an admitted request's model."""
         return self._classifiers[name]

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import setproctitle
@@ -27,7 +27,7 @@ from connectors.kafka.publisher import KafkaPublisher
 from connectors.redis.answers import RedisAnswers
 from connectors.registry import ConfluentRegistry
 from infra import models
-from infra.access import admission_limits, kafka_access, topic_catalogue
+from infra.access import admission_limits, entry_ids, kafka_access, topic_catalogue
 from infra.probes import Probes
 from infra.settings import Settings
 from schemas.codec import Codec
@@ -35,7 +35,6 @@ from streams import topics
 from streams.app import App, create_app
 from streams.failpoints import Failpoints
 from streams.ports import SystemClock
-from streams.routing import EntryIds
 from streams.telemetry import Metrics, Tracing
 
 log = logging.getLogger("infra.service")
@@ -168,15 +167,25 @@ def _prepare_codec(parts: Parts) -> None:
 
 
 def _inference(app: App, parts: Parts) -> Callable[[], Any]:
-    answers = RedisAnswers(parts.settings.redis)
-    secret = parts.settings.credentials()["digest-secret"]
+    from infra import knowing  # noqa: PLC0415  # onnxruntime is for this service and learning alone
+
+    settings = parts.settings
+    answers = RedisAnswers(settings.redis)
+    small = knowing.small_models(settings, knowing.embedder(settings))
     ports = inference.InferencePorts(
-        source=parts.source, publisher=parts.publisher, answers=answers, codec=parts.codec, clock=parts.clock, entry_ids=EntryIds(secret),
-        limits=admission_limits(parts.settings), metrics=parts.metrics, tracing=parts.tracing, failpoints=parts.failpoints,
+        source=parts.source, publisher=parts.publisher, answers=answers, codec=parts.codec, clock=parts.clock,
+        entry_ids=entry_ids(settings, small.versions), semantic=None, semantic_max_temperature=settings.known_max_temperature,
+        small_models=small, limits=replace(admission_limits(settings), task_models=small.task_models), metrics=parts.metrics,
+        tracing=parts.tracing, failpoints=parts.failpoints,
     )  # fmt: skip
     inference.register(app, ports)
     parts.ready = lambda: bool(parts.source.partitions())
-    return answers.close
+
+    async def close() -> None:
+        small.close()
+        await answers.close()
+
+    return close
 
 
 def _dispatcher(app: App, parts: Parts) -> Callable[[], Any]:
@@ -208,13 +217,16 @@ def _deep_learning(app: App, parts: Parts) -> Callable[[], Any]:
 
 
 def _learning(app: App, parts: Parts) -> Callable[[], Any]:
-    answers = RedisAnswers(parts.settings.redis)
+    from infra import knowing  # noqa: PLC0415  # onnxruntime, as above
+
+    settings = parts.settings
+    answers = RedisAnswers(settings.redis)
     ports = learning.LearningPorts(
         source=parts.source, publisher=parts.publisher, log=parts.log, answers=answers, codec=parts.codec, clock=parts.clock,
-        metrics=parts.metrics, tracing=parts.tracing, failpoints=parts.failpoints,
+        judge=None, trust=knowing.trust(settings), metrics=parts.metrics, tracing=parts.tracing, failpoints=parts.failpoints,
     )  # fmt: skip
-    learning.register(app, ports)
-    parts.ready = lambda: bool(parts.source.partitions())
+    service = learning.register(app, ports)
+    parts.ready = lambda: bool(parts.source.partitions()) and service.ready
     return answers.close
 
 

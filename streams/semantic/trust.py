@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from schemas.knowledge import EntryObserved, ScopeAssessed, ScopeReopened, ScopeShutOff, SemanticHitChecked
 from schemas.knowledge import Observation as Seen
 from schemas.record import Record
-from streams.semantic.assurance import AssuranceRules, Check, Reopened, ScopeState, check_share, fold, may_serve
+from streams.semantic.assurance import AssuranceRules, Check, Reopened, ScopeState, Status, check_share, fold, may_serve
 from streams.semantic.decision import Belief, DecisionRule, Observation
 
+STATUSES: tuple[Status, ...] = get_args(Status)
 _RECENT = 256  # checks of a scope by which a repeated result is told: results come again within seconds, if at all
 _WORTH_TRYING = 0.5  # a candidate that is more likely wrong than right teaches its entry nothing that the prior doesn't say
 
@@ -145,8 +146,8 @@ def _assessed(  # noqa: PLR0917  # the facts of one event
 
 def _state_of(event: ScopeAssessed, fresh: ScopeState) -> ScopeState:
     """The state under the rules of now: a person may have changed the limit since."""
-    status = event.status if event.status in ("new", "trusted", "shut_off") else "new"
+    status: Status = next((known for known in STATUSES if known == event.status), "new")
     wealth = event.wealth if len(event.wealth) == len(fresh.wealth) else fresh.wealth
     return replace(
         fresh, status=status, checked=event.checked, wrong=event.wrong, evidence=event.evidence, wealth=wealth, reason=event.reason
-    )  # type: ignore[arg-type]  # a Literal that the line above made sure of
+    )  # fmt: skip
