@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from connectors.onnx.embedder import OnnxEmbedder, open_tokenizer, padded
-from connectors.onnx.session import Precision, open_session
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.report import RESULTS, Target, machine, print_table, write_json
 from connectors.onnx.classifier import OnnxClassifier
+from connectors.onnx.embedder import OnnxEmbedder, open_tokenizer, padded
+from connectors.onnx.session import Precision, open_session
 from infra import models
 from infra.settings import Settings
 from infra.training.calibrating import Bools, cut_for, expected_calibration_error, interval
@@ -81,7 +81,7 @@ def quality(settings: Settings, precision: Precision) -> tuple[dict[str, Any], l
         if name != "shipped":
             rows.append(measured(f"{name}, its best cut on the benchmark itself", _hindsight(told, asked), asked))
     reliability(sides, asked)
-    banking, told = second(settings, precision)
+    banking, banking_rows = second(settings, precision)
     print_table("banking77, benchmark part, the same recipe", [shown(row) for row in banking])
     ours = rows[0]
     targets = [
@@ -89,7 +89,7 @@ def quality(settings: Settings, precision: Precision) -> tuple[dict[str, Any], l
         Target("right over all in scope", 100 * ours["right"]["share"], 93.5, at_most=False),
         Target("out of scope refused", 100 * ours["refused"]["share"], 87, at_most=False),
     ]
-    return {"clinc150": rows, "banking77": banking, "rows": {"clinc150": len(asked.texts), "banking77": told}}, targets
+    return {"clinc150": rows, "banking77": banking, "rows": {"clinc150": len(asked.texts), "banking77": banking_rows}}, targets
 
 
 def second(settings: Settings, precision: Precision) -> tuple[list[dict[str, Any]], int]:
@@ -125,14 +125,18 @@ def _logistic(fitted: Rows, x: Floats, asked: Rows, q: Floats, *, taught: bool) 
     """Its cut is chosen on the same held-out rows and by the same rule as ours."""
     outside = fitted.classes == fitted.outside
     number_in = np.where(outside, np.cumsum(outside) % FOLDS, 0)
-    right, confidence, in_scope = [], [], []
+    right: list[Bools] = []
+    confidence: list[Scores] = []
+    in_scope: list[Bools] = []
     for fold in range(FOLDS if outside.any() else 1):
         out = outside & (number_in == fold)
         held = (fitted.held & ~outside & (fold == 0)) | out
         on = ~(fitted.held & ~outside) & ~out & (taught | ~outside)
         r, c = _fitted(x[on], fitted.classes[on], fitted.outside)(x[held], fitted.classes[held])
-        right.append(r), confidence.append(c), in_scope.append(~outside[held])  # type: ignore[func-returns-value]  # three lists at once
-    held_right, held_confidence, held_in = map(np.concatenate, (right, confidence, in_scope))
+        right.append(r)
+        confidence.append(c)
+        in_scope.append(~outside[held])
+    held_right, held_confidence, held_in = np.concatenate(right), np.concatenate(confidence), np.concatenate(in_scope)
     try:
         cut = cut_for(held_confidence, held_right, held_in, precision=PRECISION, recall=RECALL)
     except ValueError:  # then at least the recall, so that the rows can be compared

@@ -14,11 +14,11 @@ import pytest
 
 from agents.small_models import SmallModelFailed, SmallModelTier
 from connectors.onnx import ngrams
-from connectors.onnx.classifier import OnnxClassifier, UnusableClassifier, providers
+from connectors.onnx.classifier import OnnxClassifier, UnusableClassifier
 from infra.training.calibrating import calibrate, cut_for, expected_calibration_error, interval
 from infra.training.intent_net import Recipe, probabilities
 from infra.training.intent_rows import OUT_OF_SCOPE, Rows
-from infra.training.intents import SHIPPED, Trained, train, write
+from infra.training.intents import Trained, train, write
 from schemas.events import Guess, InferenceRequested, Message, Parameters
 from schemas.ids import uuid7
 from streams.small_models import (
@@ -152,19 +152,15 @@ def test_it_knows_what_it_knows(classifier: OnnxClassifier, embedder: HashEmbedd
     assert classifier.labels == ("balance", "music", "weather", OUT_OF_SCOPE)
 
 
-def test_a_folder_that_is_no_classifier_says_so(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_classifier_says_so(folder: Path, tmp_path: Path) -> None:
     """With a remedy."""
     with pytest.raises(UnusableClassifier) as error:
         OnnxClassifier(tmp_path)
     assert error.value.remedy
-
-
-def test_a_device_names_its_providers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """auto takes CUDA where there is one; the CPU stands behind it."""
-    assert providers("cpu") == ["CPUExecutionProvider"]
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    assert providers("auto") == providers("cuda") == [("CUDAExecutionProvider", {"device_id": "0"}), "CPUExecutionProvider"]
-    assert providers("cuda:1")[0] == ("CUDAExecutionProvider", {"device_id": "1"})
+    (tmp_path / "labels.json").write_bytes((folder / "labels.json").read_bytes())
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(UnusableClassifier):
+        OnnxClassifier(tmp_path)
 
 
 async def test_the_tier_answers_guesses_and_embeds(tier: SmallModelTier, embedder: HashEmbedder) -> None:
@@ -249,12 +245,3 @@ def test_any_text_has_ngrams(text: str) -> None:
     assert found.shape[0] == 2
     assert found.min() >= 0 and found.max() <= 64
     assert found.shape[1] <= ngrams.MOST
-
-
-def test_what_ships_is_small_and_loads() -> None:
-    """Under 5 MB with its card, which names the licence and the command that makes it again."""
-    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 5_000_000
-    made = OnnxClassifier(SHIPPED, "cpu")
-    assert (len(made.labels), made.out_of_scope) == (151, OUT_OF_SCOPE)
-    text = (SHIPPED / "CARD.md").read_text()
-    assert "CC BY 3.0" in text and "python -m infra.training.intents" in text

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from connectors.onnx import ngrams
+from connectors.onnx.session import BrokenModel, open_session
 from streams.errors import PoisonError
 from streams.small_models import Label, Vectors
 
@@ -29,8 +29,8 @@ class OnnxClassifier:
     """Adapter of `TextClassifier`.
 
     `folder` has model.onnx and labels.json; its name is the classifier's. `version` is a digest of both, so that whatever changes an
-    answer changes it. `embedder` is the one whose vectors it was trained on. `device` is cpu, cuda, cuda:N or auto; `threads` 0 lets
-    the runtime choose.
+    answer changes it. `embedder` is the one whose vectors it was trained on. `device` is cpu, cuda, cuda:N or auto, as for every
+    ONNX model.
     """
 
     def __init__(self, folder: Path, device: str = "auto", threads: int = 1) -> None:
@@ -38,14 +38,17 @@ class OnnxClassifier:
             model, about = (folder / MODEL).read_bytes(), (folder / LABELS).read_bytes()
             facts: dict[str, Any] = json.loads(about)
             self._in_scope = tuple(map(str, facts["labels"]))
-            self.out_of_scope, self._cut = str(facts["out_of_scope"]), float(facts["cut"])
+            self.out_of_scope, self.cut = str(facts["out_of_scope"]), float(facts["cut"])
             self.embedder, self._buckets = str(facts["embedder"]), int(facts["buckets"])
         except (OSError, ValueError, KeyError) as error:
             raise UnusableClassifier(folder, f"{type(error).__name__}: {error}") from error
         self.name = folder.name
         self.version = hashlib.sha256(model + about).hexdigest()[:12]
         self.labels = (*self._in_scope, *([self.out_of_scope] if self.out_of_scope else []))
-        self._session = ort.InferenceSession(model, _options(threads), providers=providers(device))
+        try:
+            self._session = open_session(folder / MODEL, threads, device)
+        except BrokenModel as error:
+            raise UnusableClassifier(folder, str(error)) from error
 
     def classify(self, texts: Sequence[str], vectors: Vectors) -> list[Label]:
         """The likeliest label of each text, out of scope included. Computes without the interpreter's lock."""
@@ -57,20 +60,4 @@ class OnnxClassifier:
 
     def knows(self, label: Label) -> bool:
         """Whether it is in scope, and at least as sure as the cut."""
-        return label.label != self.out_of_scope and label.confidence >= self._cut
-
-
-def providers(device: str) -> list[Any]:
-    """onnxruntime's execution providers for a device: CUDA's where it is asked for or there, and the CPU's behind it."""
-    there = "CUDAExecutionProvider" in ort.get_available_providers()
-    if device == "cpu" or (device == "auto" and not there):
-        return ["CPUExecutionProvider"]
-    _, _, number = device.partition(":")
-    return [("CUDAExecutionProvider", {"device_id": number or "0"}), "CPUExecutionProvider"]
-
-
-def _options(threads: int) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # warnings of the runtime are about its own optimiser
-    return options
+        return label.label != self.out_of_scope and label.confidence >= self.cut
