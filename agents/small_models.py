@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from schemas.events import Guess, InferenceRequested
 from streams.errors import RetryableError
-from streams.small_models import CLASSIFY, EMBED, Embedder, SmallAnswer, TextClassifier, Vectors, decide, text_of
+from streams.semantic.texts import Embedder
+from streams.small_models import CLASSIFY, EMBED, SmallAnswer, TextClassifier, Vectors, decide, text_of
 
 log = logging.getLogger(__name__)
 
