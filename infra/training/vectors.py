@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from connectors.onnx.embedder import OnnxEmbedder
-from connectors.onnx.session import Precision
 from numpy.typing import NDArray
 
+from connectors.onnx.embedder import OnnxEmbedder
+from connectors.onnx.session import Precision
 from infra import models
 from infra.settings import Settings
 
