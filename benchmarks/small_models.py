@@ -29,11 +29,12 @@ from connectors.onnx.embedder import OnnxEmbedder, open_tokenizer, padded
 from connectors.onnx.session import Precision, open_session
 from infra import models
 from infra.settings import Settings
+from infra.small_models import SHIPPED
 from infra.training.calibrating import Bools, cut_for, expected_calibration_error, interval
 from infra.training.calibrating import Floats as Scores
 from infra.training.intent_net import Recipe
 from infra.training.intent_rows import Rows, read
-from infra.training.intents import FOLDS, PRECISION, RECALL, SHIPPED, train, write
+from infra.training.intents import FOLDS, PRECISION, RECALL, train, write
 from infra.training.vectors import Floats, embedder, vectors_of
 
 _SECONDS = 6.0  # of each side's turn in the measurement of speed
@@ -71,7 +72,7 @@ def main() -> None:
 def quality(settings: Settings, precision: Precision) -> tuple[dict[str, Any], list[Target]]:
     """Both data sets; the targets are for the one that ships."""
     clinc = settings.data / "intents/clinc150.calibration.csv.gz"
-    shipped = OnnxClassifier(SHIPPED, "cpu")
+    shipped = OnnxClassifier(SHIPPED / "intents", "cpu")
     fitted, asked = read(clinc), read(settings.data / "intents/clinc150.benchmark.csv.gz", shipped.labels)
     x, q = vectors_of(settings, fitted.texts, precision), vectors_of(settings, asked.texts, precision)
     sides = {"shipped": _by(shipped, asked, q), **plain(fitted, x, asked, q)}
