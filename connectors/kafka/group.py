@@ -91,7 +91,7 @@ class GroupReader:
         """All before `offset` is done with. Nothing happens where the partition is no longer ours: its new owner reads it again."""
         try:
             self._consumer.store_offsets(offsets=[TopicPartition(topic, partition, offset)])
-        except KafkaException as error:
+        except (KafkaException, RuntimeError) as error:  # RuntimeError: the reader is closed
             log.info("offset_not_stored topic=%s partition=%s offset=%s reason=%s", topic, partition, offset, error)
 
     async def close(self) -> None:
