@@ -76,8 +76,7 @@ def main() -> None:
     settings = Settings()
     configure_logging(settings.log_level, f"{args.service}-{args.index}")
     setproctitle.setproctitle(f"headrace {args.service}-{args.index}")
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # for the consumer's thread too, which makes a loop of its own
-    asyncio.run(run(settings, args.service, args.index, args.port))
+    uvloop.run(run(settings, args.service, args.index, args.port))
 
 
 def configure_logging(level: str, service: str) -> None:
@@ -130,9 +129,9 @@ async def run(settings: Settings, name: str, index: int, port: int) -> None:
     with contextlib.suppress(TimeoutError):  # what is broken may not stop in order; the process ends all the same
         async with asyncio.timeout(_STOP_S):
             await app.stop()
-            await parts.source.close()
             await close()
             await asyncio.to_thread(parts.publisher.close)
+            await parts.source.close()  # after what was acknowledged meanwhile: it commits
     parts.tracing.close()
     turning.cancel()
     if failed:  # the supervisor starts a new one
