@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 from msgspec.structs import replace
 
+from agents.idempotency import KeyedRequest, KeyPorts, KeyService
 from agents.refusals import Refusals
 from schemas.codec import Codec, UndecodableRecord
-from schemas.events import DeepLearningRequested, InferenceCompleted, InferenceRequested, Position, RequestAdmitted
+from schemas.events import DeepLearningRequested, Idempotency, InferenceCompleted, InferenceRequested, Position, RequestAdmitted
 from schemas.headers import RecordHeaders
 from schemas.ids import derived_event_id, final_event_id, named_event_id
 from schemas.knowledge import AnswerLearned
@@ -24,7 +25,7 @@ from streams.app import bytes_topic, handle_batches
 from streams.ending import end_process_on_error
 from streams.errors import RetryableError
 from streams.failpoints import Failpoints
-from streams.ports import AnswerStore, Clock, Outgoing, Publisher
+from streams.ports import AnswerStore, Clock, Log, Outgoing, Publisher
 from streams.routing import EntryIds
 from streams.telemetry import Metrics, Tracing
 from streams.topics import DL_REQUESTS, INFERENCE, LIFECYCLE, REQUESTS
@@ -42,6 +43,7 @@ class InferencePorts:
     """What the inference service needs of the world."""
 
     publisher: Publisher
+    log: Log
     answers: AnswerStore
     codec: Codec
     clock: Clock
@@ -61,17 +63,24 @@ class _Work:
     source: Position
     admitted: Admitted | None = None
     entry_id: str = ""
+    idempotency: Idempotency | None = None
     trace: str | None = None  # context of this hop's span, made once
     out: list[Outgoing] = field(default_factory=list)
 
 
-def register(app: Any, ports: InferencePorts) -> None:
-    """Add the service's agent to a Faust app."""
+def register(app: Any, ports: InferencePorts) -> InferenceService:
+    """Add the service's agent and its loop to a Faust app."""
     service = InferenceService(ports)
 
     @app.agent(bytes_topic(app, REQUESTS), name="inference", concurrency=1)
     async def inference(stream: Any) -> None:
         await handle_batches(stream, MOST_AT_ONCE, service.handle)
+
+    @app.task
+    async def following_keys() -> None:
+        await service.keys.follow_forever()
+
+    return service
 
 
 class InferenceService:
@@ -80,6 +89,12 @@ class InferenceService:
     def __init__(self, ports: InferencePorts) -> None:
         self._ports = ports
         self._refusals = Refusals(INFERENCE, ports.limits, ports.clock)
+        self.keys = KeyService(
+            KeyPorts(
+                publisher=ports.publisher, log=ports.log, codec=ports.codec, clock=ports.clock, failpoints=ports.failpoints,
+                max_deadline_ms=ports.limits.max_deadline_ms,
+            )
+        )  # fmt: skip
         self._acks = Acknowledger(ports.publisher, ports.failpoints, INFERENCE)
         self._look_ups = asyncio.Semaphore(_LOOK_UPS_AT_ONCE)
         self._apart: set[asyncio.Task[None]] = set()
@@ -97,14 +112,17 @@ class InferenceService:
         if len(known) < len(events):
             for event in events:
                 if not codec.knows(event.value):
-                    task = asyncio.create_task(self._look_up_then_handle(event))
-                    self._apart.add(task)
-                    task.add_done_callback(self._apart.discard)
-                    task.add_done_callback(end_process_on_error)
-            if len(self._apart) > _MOST_APART:  # the stream waits rather than memory grows
-                await asyncio.wait(self._apart, return_when=asyncio.FIRST_COMPLETED)
+                    self._go_apart(self._look_up_then_handle(event))
         if known:
             await self._handle_decodable(known)
+        if len(self._apart) > _MOST_APART:  # the stream waits rather than memory grows
+            await asyncio.wait(self._apart, return_when=asyncio.FIRST_COMPLETED)
+
+    def _go_apart(self, handling: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(handling)
+        self._apart.add(task)
+        task.add_done_callback(self._apart.discard)
+        task.add_done_callback(end_process_on_error)
 
     async def _look_up_then_handle(self, event: Any) -> None:
         async with self._look_ups:
@@ -121,6 +139,33 @@ class InferenceService:
 
     async def _handle_decodable(self, events: Sequence[Any]) -> None:
         works = [self._admit(event) for event in events]
+        for work in works:
+            if work.admitted is not None and work.idempotency is not None:
+                self._go_apart(self._handle_keyed(work, work.admitted, work.idempotency))
+        works = [work for work in works if work.idempotency is None]
+        await self._answer_by_tiers(works)
+        self._sizes.observe(len(events))
+        await self._acks.publish_then_ack([(w.event, w.out) for w in works])
+
+    async def _handle_keyed(self, work: _Work, admitted: Admitted, asked: Idempotency) -> None:
+        """A request with an idempotency key waits for its key, and nobody waits for it."""
+
+        async def by_tiers() -> list[Outgoing]:
+            await self._answer_by_tiers([work])
+            return work.out
+
+        request = KeyedRequest(
+            asked=asked, admitted=admitted, source=work.source, by_tiers=by_tiers,
+            pass_on=lambda reason: self._passed_on(work, admitted, reason), reply=lambda final: self._reply(work, admitted, final),
+        )  # fmt: skip
+        try:
+            work.out = await self.keys.settle(request)
+        except RequestRefused as error:
+            work.out = self._refusals.rejected(work.event.message, work.headers, admitted.request, error)
+            self._ports.metrics.requests.labels(error.code).inc()
+        await self._acks.publish_then_ack([(work.event, work.out)])
+
+    async def _answer_by_tiers(self, works: Sequence[_Work]) -> None:
         asked = {w.entry_id: None for w in works if w.admitted is not None and w.admitted.known_allowed}
         answers, away = await self._known(list(asked))
         for work in works:
@@ -130,8 +175,6 @@ class InferenceService:
                 except Exception as error:  # one request's failure is its own
                     log.exception("request_failed request_id=%s", work.admitted.request.request_id)
                     work.out = self._refusals.failed(work.event.message, work.headers, work.admitted, error)
-        self._sizes.observe(len(events))
-        await self._acks.publish_then_ack([(w.event, w.out) for w in works])
 
     def _admit(self, event: Any) -> _Work:
         message = event.message
@@ -147,6 +190,7 @@ class InferenceService:
             request = decoded
             work.admitted = admit(request, work.headers, ports.limits, ports.clock.now_ms())
             work.entry_id = ports.entry_ids.entry_id(work.admitted.request)
+            work.idempotency = ports.entry_ids.idempotency(work.admitted.request)
         except (UndecodableRecord, RequestRefused) as error:
             work.out = self._refusals.rejected(message, work.headers, request, error)
             code = error.code if isinstance(error, RequestRefused) else "undecodable"
@@ -212,10 +256,13 @@ class InferenceService:
             requested_at=request.requested_at, admitted_at=now, completed_at=now, source=work.source,
         )  # fmt: skip
         self._seconds_exact.observe(max(0, now - request.requested_at) / 1000)
-        headers = self._headers(work, admitted, event, final_event_id(request.tenant, request.request_id), final=True)
+        return self._reply(work, admitted, event)
+
+    def _reply(self, work: _Work, admitted: Admitted, event: InferenceCompleted) -> Outgoing:
+        headers = self._headers(work, admitted, event, final_event_id(event.tenant, event.request_id), final=True)
         return Outgoing(
             topic=admitted.reply_to.topic, partition=admitted.reply_to.partition,
-            key=request.request_id.encode(), event=event, headers=headers,
+            key=event.request_id.encode(), event=event, headers=headers,
         )  # fmt: skip
 
     def _passed_on(self, work: _Work, admitted: Admitted, reason: str) -> list[Outgoing]:
@@ -226,7 +273,7 @@ class InferenceService:
             request_id=request.request_id, tenant=request.tenant, model=request.model, messages=request.messages,
             parameters=replace(p, seed=seed), priority=request.priority, entry_id=work.entry_id if admitted.cacheable else None,
             requested_at=request.requested_at, admitted_at=now, deadline_at=admitted.deadline_ms,
-            reply_to=admitted.reply_to, source=work.source,
+            reply_to=admitted.reply_to, source=work.source, idempotency=work.idempotency,
         )  # fmt: skip
         told = RequestAdmitted(
             request_id=request.request_id, tenant=request.tenant, model=request.model, reason=reason,

@@ -11,16 +11,17 @@ from typing import Any, Protocol
 from schemas.codec import Codec, UndecodableRecord
 from schemas.events import GenerationFinished
 from schemas.headers import RecordHeaders
-from schemas.ids import derived_event_id
+from schemas.ids import derived_event_id, named_event_id
 from schemas.knowledge import AnswerLearned
 from streams.acknowledging import Acknowledger
 from streams.app import bytes_topic, handle_batches
 from streams.decoding import decode_when_possible
 from streams.errors import RetryableError
 from streams.failpoints import Failpoints
+from streams.idempotency import computed_answer
 from streams.ports import Clock, Log, LogRecord, Outgoing, Publisher
 from streams.telemetry import Metrics, Tracing
-from streams.topics import DL_RESULTS, KNOWLEDGE, LEARNING
+from streams.topics import DL_RESULTS, IDEMPOTENCY, KNOWLEDGE, LEARNING
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +81,11 @@ class LearningService:
         except UndecodableRecord as error:  # only our own services may write here: a bug, not bad input
             log.error("undecodable_result offset=%s reason=%s", event.message.offset, error)
             return []
-        if not isinstance(result, GenerationFinished) or result.entry_id is None:
+        if not isinstance(result, GenerationFinished):
             return []
-        if result.outcome != "completed" or result.finish_reason not in _WORTH_KEEPING:
-            return []
+        out = self._key_answered(result)
+        if result.entry_id is None or result.outcome != "completed" or result.finish_reason not in _WORTH_KEEPING:
+            return out
         cause = RecordHeaders.parse(event.message.headers)
         learned = AnswerLearned(
             entry_id=result.entry_id, tenant=result.tenant, model=result.model, text=result.text, finish_reason=result.finish_reason,
@@ -97,7 +99,18 @@ class LearningService:
             traceparent=self._ports.tracing.hop(LEARNING, cause.traceparent, result.finished_at, {"entry_id": result.entry_id}),
         )  # fmt: skip
         self._ports.metrics.learned.inc()
-        return [Outgoing(topic=KNOWLEDGE, key=result.entry_id.encode(), event=learned, headers=headers)]
+        return [*out, Outgoing(topic=KNOWLEDGE, key=result.entry_id.encode(), event=learned, headers=headers)]
+
+    def _key_answered(self, result: GenerationFinished) -> list[Outgoing]:
+        """The answer to an idempotency key, for whoever asks with that key again."""
+        answered = computed_answer(result)
+        if answered is None:
+            return []
+        headers = RecordHeaders(
+            event="IdempotencyKeyAnswered", event_id=named_event_id(result.request_id, "idempotency", "answered"),
+            correlation_id=result.request_id, tenant=result.tenant,
+        )  # fmt: skip
+        return [Outgoing(topic=IDEMPOTENCY, key=answered.key.encode(), event=answered, headers=headers)]
 
     async def project_forever(self) -> None:
         """Follow the topic from where Redis is. A flushed Redis has lost its position, so everything is projected anew."""

@@ -169,11 +169,11 @@ def _inference(app: Any, parts: Parts) -> Callable[[], Any]:
     answers = RedisAnswers(parts.settings.redis)
     secret = parts.settings.credentials()["digest-secret"]
     ports = inference.InferencePorts(
-        publisher=parts.publisher, answers=answers, codec=parts.codec, clock=parts.clock, entry_ids=EntryIds(secret),
+        publisher=parts.publisher, log=parts.log, answers=answers, codec=parts.codec, clock=parts.clock, entry_ids=EntryIds(secret),
         limits=admission_limits(parts.settings), metrics=parts.metrics, tracing=parts.tracing, failpoints=parts.failpoints,
     )  # fmt: skip
-    inference.register(app, ports)
-    parts.ready = lambda: _has_partitions(app, parts)
+    service = inference.register(app, ports)
+    parts.ready = lambda: _has_partitions(app, parts) and service.keys.ready
     return answers.close
 
 

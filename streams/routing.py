@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from aiokafka.partitioner import murmur2
 
-from schemas.events import InferenceRequested
+from schemas.events import Idempotency, InferenceRequested
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # json.dumps would make one for each call
 
@@ -48,3 +48,13 @@ class EntryIds:
     def entry_id(self, request: InferenceRequested) -> str:
         """Id of the entry that answers this request; `model` and `max_tokens` must be filled in already."""
         return hashlib.blake2b(canonical(request), key=self._tenant_key(request.tenant), digest_size=20).hexdigest()
+
+    def idempotency(self, request: InferenceRequested) -> Idempotency | None:
+        """Digests of a request's key and of what must be the same where the key is; None without a key. Filled in as for `entry_id`."""
+        if request.idempotency_key is None:
+            return None
+        tenant_key = self._tenant_key(request.tenant)
+        return Idempotency(
+            key=hashlib.blake2b(request.idempotency_key.encode(), key=tenant_key, digest_size=20, person=b"idempotency-key").hexdigest(),
+            body=hashlib.blake2b(canonical(request), key=tenant_key, digest_size=20, person=b"idempotent-body").hexdigest(),
+        )
