@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import lru_cache
+from typing import Any
 
 from aiokafka.partitioner import murmur2
 
@@ -25,7 +26,9 @@ def canonical(request: InferenceRequested) -> bytes:
     """
     p = request.parameters
     seed = p.seed if p.temperature > 0 else None
-    scope = [request.tenant, request.model, request.task, p.max_tokens, p.temperature, p.top_p, seed, list(p.stop)]
+    scope: list[Any] = [request.tenant, request.model, request.task, p.max_tokens, p.temperature, p.top_p, seed, list(p.stop)]
+    if p.labels:  # only then, so that the keys of requests without any stay as they are
+        scope.append(list(p.labels))
     turns = [[m.role, m.content] for m in request.messages]
     return _JSON.encode([scope, turns]).encode()
 
