@@ -172,13 +172,13 @@ def _inference(app: App, parts: Parts) -> Callable[[], Any]:
     answers = RedisAnswers(settings.redis)
     small = knowing.small_models(settings, knowing.embedder(settings))
     ports = inference.InferencePorts(
-        source=parts.source, publisher=parts.publisher, answers=answers, codec=parts.codec, clock=parts.clock,
+        source=parts.source, publisher=parts.publisher, log=parts.log, answers=answers, codec=parts.codec, clock=parts.clock,
         entry_ids=entry_ids(settings, small.versions), semantic=None, semantic_max_temperature=settings.known_max_temperature,
         small_models=small, limits=replace(admission_limits(settings), task_models=small.task_models), metrics=parts.metrics,
         tracing=parts.tracing, failpoints=parts.failpoints,
     )  # fmt: skip
-    inference.register(app, ports)
-    parts.ready = lambda: bool(parts.source.partitions())
+    service = inference.register(app, ports)
+    parts.ready = lambda: bool(parts.source.partitions()) and service.keys.ready
 
     async def close() -> None:
         small.close()

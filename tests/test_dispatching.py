@@ -47,9 +47,7 @@ def finished(
     return GenerationFinished(
         request_id=request_id, tenant="acme", model=of.model if of else "m", worker="w0", epoch=epoch, outcome=outcome,
         text=f"{request_id}/{epoch}" if outcome == "completed" else "", finish_reason="stop", prompt_tokens=0, completion_tokens=0,
-        finished_at=at,
-        entry_id=of.entry_id if of else None,
-        idempotency=of.idempotency if of else None,
+        finished_at=at, entry_id=of.entry_id if of else None, idempotency=of.idempotency if of else None,
     )  # fmt: skip
 
 
