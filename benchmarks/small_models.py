@@ -50,23 +50,19 @@ class Told:
 
 
 def main() -> None:
-    """Run what is asked for, print it, and write benchmarks/results/small_models.json and .png."""
+    """Run what is asked for, print it, and write benchmarks/results/small_models.json and .png, and embedding_speed.json."""
     parser = argparse.ArgumentParser(prog="./headrace bench small_models", description=__doc__)
     parser.add_argument("--only", choices=["quality", "speed"], help="one half")
     parser.add_argument("--precision", choices=["int8", "float"], default="int8", help="the embedder's")
     asked = parser.parse_args()
-    settings, facts, content = Settings(), machine(), {}
-    targets: list[Target] = []
-    if asked.only != "speed":
-        content["quality"], found = quality(settings, asked.precision)
-        targets += found
-    if asked.only != "quality":
-        content["speed"], found = speed(settings, asked.precision)
-        targets += found
-    for target in targets:
-        print(target)
-    met = [{"what": t.what, "measured": t.measured, "bound": t.bound, "met": t.met} for t in targets]
-    print(write_json("small_models", {"machine": facts, "precision": asked.precision, **content, "targets": met}))
+    for half, name, measure in (("quality", "small_models", quality), ("speed", "embedding_speed", speed)):
+        if asked.only in (None, half):
+            facts = {"machine": machine(), "precision": asked.precision}
+            content, targets = measure(Settings(), asked.precision)
+            for target in targets:
+                print(target)
+            met = [{"what": t.what, "measured": t.measured, "bound": t.bound, "met": t.met} for t in targets]
+            print(write_json(name, {**facts, **content, "targets": met}))
 
 
 def quality(settings: Settings, precision: Precision) -> tuple[dict[str, Any], list[Target]]:
