@@ -5,6 +5,18 @@ All times are milliseconds since the epoch. What each field means stands in its 
 
 from __future__ import annotations
 
+from schemas.knowledge import (
+    AnswerLearned,
+    AnswerRetracted,
+    EntryObserved,
+    FeedbackGiven,
+    Question,
+    ScopeAssessed,
+    ScopeReopened,
+    ScopeShutOff,
+    SemanticHitChecked,
+    WeakLabelGiven,
+)
 from schemas.record import Record
 
 
@@ -23,6 +35,7 @@ class Parameters(Record, frozen=True, kw_only=True):
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 class Position(Record, frozen=True, kw_only=True):
@@ -46,6 +59,8 @@ class InferenceRequested(Record, frozen=True, kw_only=True):
     cache: str = "default"
     requested_at: int
     deadline_at: int | None = None
+    prompt_version: str = ""
+    idempotency_key: str | None = None
 
 
 class InferenceCompleted(Record, frozen=True, kw_only=True):
@@ -71,6 +86,10 @@ class InferenceCompleted(Record, frozen=True, kw_only=True):
     worker: str | None = None
     epoch: int = 0
     source: Position
+    similarity: float | None = None
+    confidence: float | None = None
+    embedding: tuple[float, ...] = ()
+    shared_with: str | None = None
 
 
 class InferenceRejected(Record, frozen=True, kw_only=True):
@@ -128,6 +147,33 @@ class RequestAdmitted(Record, frozen=True, kw_only=True):
     source: Position
 
 
+class SemanticCheck(Record, frozen=True, kw_only=True):
+    """Orders that a known answer be compared with a fresh one to the same question."""
+
+    entry_id: str
+    similarity: float
+    score: float
+    served: bool
+    known_text: str
+    request_id: str
+
+
+class Guess(Record, frozen=True, kw_only=True):
+    """A small model's label that its confidence did not suffice for."""
+
+    classifier: str
+    text: str
+    label: str
+    confidence: float
+
+
+class Idempotency(Record, frozen=True, kw_only=True):
+    """An idempotency key as keyed digests: neither the key nor the body can be read from them."""
+
+    key: str
+    body: str
+
+
 class DeepLearningRequested(Record, frozen=True, kw_only=True):
     """An admitted request for the deep-learning service. Key: the model."""
 
@@ -143,6 +189,11 @@ class DeepLearningRequested(Record, frozen=True, kw_only=True):
     deadline_at: int
     reply_to: Position
     source: Position
+    task: str = "generate"
+    question: Question | None = None
+    check: SemanticCheck | None = None
+    guess: Guess | None = None
+    idempotency: Idempotency | None = None
 
 
 class RequestQueued(Record, frozen=True, kw_only=True):
@@ -208,6 +259,11 @@ class GenerationFinished(Record, frozen=True, kw_only=True):
     completion_tokens: int
     entry_id: str | None = None
     finished_at: int
+    task: str = "generate"
+    question: Question | None = None
+    check: SemanticCheck | None = None
+    guess: Guess | None = None
+    idempotency: Idempotency | None = None
 
 
 class RunningRequest(Record, frozen=True, kw_only=True):
@@ -232,21 +288,6 @@ class WorkerReported(Record, frozen=True, kw_only=True):
     running: tuple[RunningRequest, ...]
     draining: bool = False
     reported_at: int
-
-
-class AnswerLearned(Record, frozen=True, kw_only=True):
-    """An answer that is known from now on. Key: the entry's id; the topic is compacted."""
-
-    entry_id: str
-    tenant: str
-    model: str
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    learned_from: str
-    cause: str
-    learned_at: int
 
 
 class Header(Record, frozen=True, kw_only=True):
@@ -274,6 +315,7 @@ class DeadLettered(Record, frozen=True, kw_only=True):
 EVENTS: tuple[type[Record], ...] = (
     InferenceRequested, InferenceCompleted, InferenceRejected, InferenceFailed, TokensGenerated,
     RequestAdmitted, DeepLearningRequested, RequestQueued, RequestDispatched, GenerationStarted, GenerationMoved, GenerationFinished,
-    WorkerReported, AnswerLearned, DeadLettered,
+    WorkerReported, AnswerLearned, AnswerRetracted, SemanticHitChecked, EntryObserved, ScopeAssessed, ScopeShutOff, ScopeReopened,
+    WeakLabelGiven, FeedbackGiven, DeadLettered,
 )  # fmt: skip
 Final = InferenceCompleted | InferenceRejected | InferenceFailed

@@ -1,6 +1,7 @@
 """The dispatcher's decisions. Pure: `evolve` folds events into the state, `decide` says what happens next.
 
-The state can be folded anew from the log at any time: folding an event twice, or late, changes nothing.
+The state can be folded anew from the log at any time: folding an event twice, or late, changes nothing. Of identical requests one is
+placed, and the others follow it (streams.coalescing).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 
 from schemas.events import DeepLearningRequested, GenerationFinished, GenerationMoved, RequestDispatched, WorkerReported
 from schemas.record import Record
+from streams.coalescing import Groups, RecentAnswers, shared_end, tokens_of
 
 MISSED_HEARTBEATS = 3
 MOST_PLACEMENTS = 4  # a request that four workers could not serve will not be served by a fifth
@@ -27,6 +29,8 @@ class Held:
     incarnation: int = 0
     placed_ms: int = 0
     not_before_ms: int = 0  # a request that came back is not placed again at once: the worker would only return it again
+    rank: tuple[int, int] = (0, 0)  # (-priority, deadline) of the most urgent of those that its computation is for
+    answer: GenerationFinished | None = None  # of an identical request, to be answered with
 
 
 @dataclass(slots=True)
@@ -48,11 +52,15 @@ class DispatchState:
     workers: dict[str, Worker] = field(default_factory=dict)
     done: dict[str, int] = field(default_factory=dict)  # request id -> when it may be forgotten
     traces: dict[str, str] = field(default_factory=dict)  # request id -> W3C trace context; observability, not state
-    order: list[tuple[int, int, str]] = field(default_factory=list)  # heap of (-priority, deadline, request id), lazily cleaned
+    order: list[tuple[int, int, str]] = field(default_factory=list)  # heap of (*rank, request id), lazily cleaned
+    groups: Groups = field(default_factory=Groups)
+    recent: RecentAnswers = field(default_factory=RecentAnswers)
+    answered: dict[str, None] = field(default_factory=dict)  # held requests that share an answer, and have not been told so
 
     def waiting(self, model: str) -> int:
-        """Requests that wait for a worker of that model."""
-        return sum(1 for h in self.held.values() if h.worker is None and h.request.model == model)
+        """Requests that wait for a worker of that model, without those that follow another."""
+        following = self.groups.leader_of
+        return sum(1 for r, h in self.held.items() if h.worker is None and h.request.model == model and r not in following)
 
 
 
@@ -60,17 +68,18 @@ def evolve(state: DispatchState, event: Record, now_ms: int) -> None:
     """Fold one event into the state."""
     if isinstance(event, DeepLearningRequested):
         if event.request_id not in state.held and event.request_id not in state.done:
-            state.held[event.request_id] = Held(event)
-            _enqueue(state, event)
+            state.held[event.request_id] = Held(event, rank=_own_rank(event))
+            _enter(state, state.held[event.request_id])
     elif isinstance(event, RequestDispatched):
         held = state.held.get(event.request_id)
         if held is not None and event.epoch > held.epoch:
+            _lead(state, held)
             held.epoch, held.worker, held.incarnation, held.placed_ms = event.epoch, event.worker, event.incarnation, event.dispatched_at
     elif isinstance(event, GenerationMoved):
         held = state.held.get(event.request_id)
         if held is not None and held.worker is not None and event.epoch == held.epoch:
             held.worker = None
-            _enqueue(state, held.request)
+            _enqueue(state, held)
     elif isinstance(event, GenerationFinished):
         _finish(state, event)
     elif isinstance(event, WorkerReported):
@@ -81,21 +90,29 @@ def evolve(state: DispatchState, event: Record, now_ms: int) -> None:
 
 
 def decide(state: DispatchState, now_ms: int) -> list[Record]:
-    """What happens now: lost placements move, hopeless requests fail, waiting ones are placed while there is credit.
+    """What happens now: lost placements move, answers are shared, hopeless requests fail, others are placed while there is credit.
 
-    The caller folds each event into the state and publishes it. GenerationFinished here means that the dispatcher gave up.
+    The events are folded into the state already; the caller publishes them. GenerationFinished here means that the dispatcher gave up
+    (failed), or that a request shares another's answer (completed).
     """
     for request_id in [r for r, deadline in state.done.items() if deadline < now_ms]:
         del state.done[request_id]
+    state.recent.forget(now_ms)
     moved = [_moved(held, reason, now_ms) for held in state.held.values() if (reason := _lost(state, held, now_ms))]
     free = {m.request_id for m in moved}
     failed: list[GenerationFinished] = []
     for held in state.held.values():
-        if (held.worker is None or held.request.request_id in free) and (finish := _hopeless(held, now_ms)):
+        if held.answer is None and (held.worker is None or held.request.request_id in free) and (finish := _hopeless(held, now_ms)):
             failed.append(_given_up(held, finish, now_ms))
     out: list[Record] = [*moved, *failed]
     for event in out:
         evolve(state, event, now_ms)
+    while state.answered:
+        answered = state.held[next(iter(state.answered))]
+        assert answered.answer is not None
+        end = shared_end(answered.request, answered.answer, now_ms)
+        evolve(state, end, now_ms)  # and by its key others may be answered
+        out.append(end)
     out += _place(state, now_ms)
     return out
 
@@ -112,7 +129,9 @@ def _place(state: DispatchState, now_ms: int) -> list[Record]:
     while state.order and roomy:  # with no room anywhere, which is how an overload looks, the queue is not touched
         entry = heapq.heappop(state.order)
         waiting = state.held.get(entry[2])
-        if waiting is None or waiting.worker is not None:
+        if waiting is None or waiting.worker is not None or waiting.rank != entry[:2]:
+            continue
+        if entry[2] in state.groups.leader_of:
             continue
         model = waiting.request.model
         worker = _choose(state, model, load, now_ms) if model in roomy and waiting.not_before_ms <= now_ms else None
@@ -182,6 +201,8 @@ def _given_up(held: Held, finish: str, now_ms: int) -> GenerationFinished:
     return GenerationFinished(
         request_id=held.request.request_id, tenant=held.request.tenant, model=held.request.model, worker="", epoch=held.epoch,
         outcome="failed", text="", finish_reason=finish, prompt_tokens=0, completion_tokens=0, entry_id=None, finished_at=now_ms,
+        task=held.request.task, question=held.request.question, check=held.request.check, guess=held.request.guess,
+        idempotency=held.request.idempotency,
     )  # fmt: skip
 
 
@@ -191,20 +212,82 @@ def _moved(held: Held, reason: str, now_ms: int) -> GenerationMoved:
 
 
 def _finish(state: DispatchState, event: GenerationFinished) -> None:
-    held = state.held.get(event.request_id)
-    if held is None:
-        if event.outcome != "returned":  # heard before its request, as can be while a state is rebuilt
-            state.done.setdefault(event.request_id, event.finished_at + _REMEMBERED_MS)
-        return
+    request_id = event.request_id
+    held = state.held.get(request_id)
     if event.outcome == "returned":
-        if held.worker is not None and event.epoch == held.epoch:
+        if held is not None and held.worker is not None and event.epoch == held.epoch:
             held.worker, held.not_before_ms = None, event.finished_at + state.heartbeat_ms
-            _enqueue(state, held.request)
+            _enqueue(state, held)
         return
-    state.done[event.request_id] = held.request.deadline_at + _REMEMBERED_MS
-    state.traces.pop(event.request_id, None)
-    del state.held[event.request_id]
+    if request_id in state.done:
+        return
+    # It may be heard before its request, as can be while a state is rebuilt.
+    state.done[request_id] = (event.finished_at if held is None else held.request.deadline_at) + _REMEMBERED_MS
+    state.traces.pop(request_id, None)
+    tokens = tokens_of(event)
+    free: list[str] = []  # those that followed it
+    if held is not None:
+        del state.held[request_id]
+        state.answered.pop(request_id, None)
+        if (leader := state.groups.leave(request_id)) is not None:
+            _rank_again(state, leader)
+        else:
+            groups_tokens, followers = state.groups.dissolve(request_id)
+            tokens, free = tuple(dict.fromkeys((*tokens, *groups_tokens))), [*followers]
+    if event.outcome == "completed":
+        state.recent.add(event, tokens)
+        for leader in {other: None for token in tokens for other in state.groups.leaders.get(token, ())}:
+            if state.held[leader].worker is None:  # need not be computed any more, it seems
+                free += [leader, *state.groups.dissolve(leader)[1]]
+    for follower in sorted((state.held[r] for r in free), key=lambda h: (_own_rank(h.request), h.request.request_id)):
+        follower.rank = _own_rank(follower.request)
+        _enter(state, follower)
 
 
-def _enqueue(state: DispatchState, request: DeepLearningRequested) -> None:
-    heapq.heappush(state.order, (-request.priority, request.deadline_at, request.request_id))
+def _enter(state: DispatchState, held: Held) -> None:
+    """A request shares a recent answer, follows an identical one, or waits for a worker itself."""
+    request = held.request
+    tokens = tokens_of(request)
+    for token in tokens:  # the binding one first
+        held.answer = state.recent.find(request, token)
+        if held.answer is not None:
+            state.answered[request.request_id] = None
+            return
+        if token in state.groups.leaders:
+            break
+    leader_id = state.groups.join(request.request_id, tokens)
+    if leader_id is None:
+        _enqueue(state, held)
+        return
+    leader = state.held[leader_id]
+    if held.rank < leader.rank:
+        leader.rank = held.rank
+        _enqueue(state, leader)
+
+
+def _lead(state: DispatchState, held: Held) -> None:
+    """A request was placed that is seen as a follower here: another dispatcher knew better."""
+    leader = state.groups.leave(held.request.request_id)
+    if leader is not None:
+        state.groups.lead(held.request.request_id, tokens_of(held.request))
+        _rank_again(state, leader)
+
+
+def _rank_again(state: DispatchState, leader_id: str) -> None:
+    """Somebody left a group: its leader is as urgent as the most urgent of those that are left."""
+    leader = state.held[leader_id]
+    left = (state.held[f].request for f in state.groups.followers.get(leader_id, ()))
+    rank = min(map(_own_rank, (leader.request, *left)))
+    if rank != leader.rank:
+        leader.rank = rank
+        _enqueue(state, leader)
+
+
+def _own_rank(request: DeepLearningRequested) -> tuple[int, int]:
+    return -request.priority, request.deadline_at
+
+
+def _enqueue(state: DispatchState, held: Held) -> None:
+    """Let it wait at its rank; what it left in the queue at an earlier rank is dropped when it is met."""
+    if held.worker is None:
+        heapq.heappush(state.order, (*held.rank, held.request.request_id))

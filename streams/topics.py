@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from schemas.events import (
-    AnswerLearned,
     DeadLettered,
     DeepLearningRequested,
     GenerationFinished,
@@ -23,6 +22,17 @@ from schemas.events import (
     TokensGenerated,
     WorkerReported,
 )
+from schemas.knowledge import (
+    AnswerLearned,
+    AnswerRetracted,
+    EntryObserved,
+    FeedbackGiven,
+    ScopeAssessed,
+    ScopeReopened,
+    ScopeShutOff,
+    SemanticHitChecked,
+    WeakLabelGiven,
+)
 from schemas.record import Record
 
 REQUESTS = "inference.requests"
@@ -34,6 +44,10 @@ DL_DISPATCH = "deep-learning.dispatch"
 DL_RESULTS = "deep-learning.results"
 DL_WORKERS = "deep-learning.workers"
 KNOWLEDGE = "knowledge.answers"
+KNOWLEDGE_CHECKS = "knowledge.checks"
+KNOWLEDGE_TRUST = "knowledge.trust"
+FEEDBACK = "feedback.events"
+FEEDBACK_LABELS = "feedback.labels"
 DEAD_LETTERS = "dead-letters"
 
 INFERENCE, DISPATCHER, DEEP_LEARNING, LEARNING, SWEEPER = "inference", "dispatcher", "deep-learning", "learning", "sweeper"
@@ -117,7 +131,20 @@ def catalogue(tenants: Iterable[str], partitions: int, worker_slots: int) -> tup
             DL_WORKERS, "worker id", (WorkerReported,), partitions=1,
             writers=(DEEP_LEARNING,), readers=(DISPATCHER, CLIENT), compacted=True,
         ),
-        topic(KNOWLEDGE, "entry id", (AnswerLearned,), writers=(LEARNING,), readers=(LEARNING,), compacted=True),
+        topic(
+            KNOWLEDGE, "entry id", (AnswerLearned, AnswerRetracted),
+            writers=(LEARNING, OPERATOR), readers=(LEARNING, INFERENCE), compacted=True, config=longest,
+        ),  # the operator retracts and imports
+        topic(
+            KNOWLEDGE_CHECKS, "scope", (SemanticHitChecked, ScopeShutOff, ScopeReopened),
+            writers=(LEARNING, OPERATOR), readers=(LEARNING, CLIENT), retention_ms=30 * _DAY_MS,
+        ),
+        topic(
+            KNOWLEDGE_TRUST, "scope or entry", (ScopeAssessed, EntryObserved),
+            writers=(LEARNING,), readers=(LEARNING, INFERENCE, CLIENT), compacted=True,
+        ),
+        topic(FEEDBACK, "request id", (FeedbackGiven,), writers=(CLIENT,), readers=(LEARNING,), retention_ms=400 * _DAY_MS),
+        topic(FEEDBACK_LABELS, "request id", (WeakLabelGiven,), writers=(LEARNING,), readers=(LEARNING,), retention_ms=400 * _DAY_MS),
         topic(DEAD_LETTERS, "origin", (DeadLettered,), writers=SERVICES, readers=(), retention_ms=30 * _DAY_MS, config=longest),
         *(
             topic(

@@ -71,7 +71,8 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class JudgeError:
-    """A judge's measured error: upper bound (95%) of the share of different answers called the same, and the share of same ones flagged."""
+    """A judge's measured error, as one-sided 95% bounds: at most this share of different answers is called the same, at least this
+    share of same ones different. Both make the bound of a scope's wrong share larger than it is, never smaller."""
 
     false_same_upper: float
     false_different: float
