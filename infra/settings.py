@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     kafka_password: str = Field("", description="Password of kafka_username.")
     registry_url: str = Field("", description="Base URL of a Confluent-compatible schema registry to use instead of the local one.")
     redis_url: str = Field("", description="redis:// or rediss:// URL to use instead of the local Valkey.")
+    milvus_url: str = Field("", description="http:// or https:// URL of a Milvus to use instead of the local Milvus Lite.")
+    index: Literal["in-process", "milvus"] = Field("in-process", description="Where the vectors of known questions are. in-process: in each inference agent, rebuilt from the log at its start. milvus: shared, and `up` starts Milvus Lite.")
+    with_milvus: bool = Field(False, description="Start Milvus Lite although no agent uses it.")
 
     tenants: tuple[TenantName, ...] = Field(("local",), description="Tenants that may send requests; each has its own reply topic and Kafka user.")
     partitions: int = Field(4, ge=1, description="Partitions of the request, reply and lifecycle topics. More spread wider and cost memory; it can only grow.")
@@ -91,6 +94,11 @@ class Settings(BaseSettings):
     def redis(self) -> str:
         """URL of Redis or Valkey."""
         return self.redis_url or str(self._component("redis")["url"])
+
+    @property
+    def milvus(self) -> str:
+        """URL of Milvus or Milvus Lite."""
+        return self.milvus_url or str(self._component("milvus")["url"])
 
     def _component(self, name: str) -> dict[str, Any]:
         components = self.stack.get("components", {})
