@@ -12,6 +12,7 @@ from typing import Any, Literal
 from agents.derived_events import DerivedEvents, Work
 from agents.idempotency import KeyedRequest, KeyPorts, KeyService
 from agents.refusals import Refusals
+from agents.semantic_knowledge import SemanticKnowledge
 from agents.semantic_tier import Asked, Finding, SemanticTier
 from agents.small_models import Outcome, SmallModelTier
 from schemas.codec import Codec, UndecodableRecord
@@ -57,6 +58,7 @@ class InferencePorts:
     clock: Clock
     entry_ids: EntryIds
     semantic: SemanticTier | None  # None: only identical requests are known
+    knowledge: SemanticKnowledge | None  # what the semantic tier stands on
     semantic_max_temperature: float
     small_models: SmallModelTier
     limits: AdmissionLimits
@@ -74,6 +76,8 @@ def register(app: App, ports: InferencePorts) -> InferenceService:
         await handle_batches(app, stream, MOST_AT_ONCE, service.handle)
 
     app.task(service.keys.follow_forever)
+    if ports.knowledge is not None:
+        app.task(ports.knowledge.follow_forever)
     return service
 
 
@@ -100,8 +104,15 @@ class InferenceService:
         self._count_admitted = ports.metrics.requests.labels("admitted")
         self._sizes = ports.metrics.batch_size.labels(INFERENCE)
 
+    @property
+    def ready(self) -> bool:
+        """Whether keys and knowledge have been read from the log."""
+        return self.keys.ready and (self._ports.knowledge is None or self._ports.knowledge.ready.is_set())
+
     async def handle(self, records: Sequence[LogRecord]) -> None:
         """Handle a batch. What needs a question to the registry goes apart, so that garbage holds nobody up."""
+        if self._ports.knowledge is not None:
+            await self._ports.knowledge.ready.wait()  # an index that is half there would make misses of what is known
         codec = self._ports.codec
         self._acks.take(records)
         known = [record for record in records if codec.knows(record.value)]

@@ -170,18 +170,23 @@ def _inference(app: App, parts: Parts) -> Callable[[], Any]:
 
     settings = parts.settings
     answers = RedisAnswers(settings.redis)
-    small = knowing.small_models(settings, knowing.embedder(settings))
+    embedding = knowing.embedder(settings)
+    small = knowing.small_models(settings, embedding)
+    semantic = knowing.semantic(settings, embedding, answers, parts.codec, parts.log)
     ports = inference.InferencePorts(
         source=parts.source, publisher=parts.publisher, log=parts.log, answers=answers, codec=parts.codec, clock=parts.clock,
-        entry_ids=entry_ids(settings, small.versions), semantic=None, semantic_max_temperature=settings.known_max_temperature,
+        entry_ids=entry_ids(settings, small.versions), semantic=semantic.tier if semantic else None, knowledge=semantic.knowledge if semantic else None,
+        semantic_max_temperature=settings.known_max_temperature,
         small_models=small, limits=replace(admission_limits(settings), task_models=small.task_models), metrics=parts.metrics,
         tracing=parts.tracing, failpoints=parts.failpoints,
     )  # fmt: skip
     service = inference.register(app, ports)
-    parts.ready = lambda: bool(parts.source.partitions()) and service.keys.ready
+    parts.ready = lambda: bool(parts.source.partitions()) and service.ready
 
     async def close() -> None:
         small.close()
+        if semantic is not None:
+            await semantic.close()
         await answers.close()
 
     return close
@@ -222,9 +227,11 @@ def _learning(app: App, parts: Parts) -> Callable[[], Any]:
     answers = RedisAnswers(settings.redis)
     ports = learning.LearningPorts(
         source=parts.source, publisher=parts.publisher, log=parts.log, answers=answers, codec=parts.codec, clock=parts.clock,
-        judge=None, trust=knowing.trust(settings), metrics=parts.metrics, tracing=parts.tracing, failpoints=parts.failpoints,
+        judge=knowing.judge(settings), trust=knowing.trust(settings), metrics=parts.metrics, tracing=parts.tracing, failpoints=parts.failpoints,
     )  # fmt: skip
     service = learning.register(app, ports)
+    if (index := knowing.shared_index(settings, parts.codec, parts.log)) is not None:
+        app.task(index.follow_forever)
     parts.ready = lambda: bool(parts.source.partitions()) and service.ready
     return answers.close
 

@@ -14,8 +14,8 @@ from streams.semantic.assurance import AssuranceRules
 from streams.semantic.decision import DecisionRule, Prior
 from streams.semantic.trust import Trust, TrustSettings
 
-# Entries whose answers are right from a score of 0.9 on, and some for which nothing is.
-PRIOR = Prior(np.array([0.8, 1.5]), np.array([60.0, 60.0]), np.array([0.995, 0.005]))
+# Entries whose answers are right from a probability of 0.9 on, and some for which nothing is.
+PRIOR = Prior(np.array([0.6, 1.5]), np.array([60.0, 60.0]), np.array([0.995, 0.005]))
 SETTINGS = TrustSettings(DecisionRule(PRIOR, 0.02), AssuranceRules(limit=0.02))
 
 

@@ -83,7 +83,7 @@ def show(entry: Annotated[str, typer.Argument(help="The entry's id, or its begin
     if scope is not None:
         out().print(f"{'scope':<14} {scope.scope[:12]} is {scope.status}: {scope.reason}", markup=False)
     for seen in found.observations:
-        out().print(f"{'observed':<14} {'the same' if seen.same else 'another answer'} at probability {seen.score:.3f}", markup=False)
+        out().print(f"{'observed':<14} {'the same' if seen.same else 'another answer'} at score {seen.score:.3f}", markup=False)
 
 
 def retract(

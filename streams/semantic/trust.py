@@ -13,7 +13,7 @@ from schemas.knowledge import EntryObserved, ScopeAssessed, ScopeReopened, Scope
 from schemas.knowledge import Observation as Seen
 from schemas.record import Record
 from streams.semantic.assurance import AssuranceRules, Check, Reopened, ScopeState, Status, check_share, fold, may_serve
-from streams.semantic.decision import Belief, DecisionRule, Observation
+from streams.semantic.decision import Belief, DecisionRule, Observation, spread
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 _RECENT = 256  # checks of a scope by which a repeated result is told: results come again within seconds, if at all
@@ -64,8 +64,8 @@ class Trust:
         return f"{state.status}: {state.reason}"
 
     def decide(self, entry_id: str, score: float, draw: float) -> Decision:
-        """By the entry's own observations and the prior. `draw`: uniform in [0, 1)."""
-        decided = self._rule.decide(self._belief(entry_id), score, draw)
+        """By the entry's own observations and the prior. `score`: the verifier's probability; `draw`: uniform in [0, 1)."""
+        decided = self._rule.decide(self._belief(entry_id), spread(score), draw)
         return Decision(decided.serve, not decided.serve and decided.probability >= _WORTH_TRYING)
 
     def was_counted(self, scope: str, request_id: str) -> bool:
@@ -75,7 +75,7 @@ class Trust:
 
     def count(self, checked: SemanticHitChecked, model: str) -> list[Record]:
         """Count a check: what the entry and the scope are from now on, and the shut-off where this check brings it."""
-        belief = self._rule.learn(self._belief(checked.entry_id), Observation(checked.score, checked.same))
+        belief = self._rule.learn(self._belief(checked.entry_id), Observation(spread(checked.score), checked.same))
         self._entries[checked.entry_id] = (checked.checked_at, belief)
         observed = EntryObserved(
             entry_id=checked.entry_id, tenant=checked.tenant, scope=checked.scope, observed_at=checked.checked_at,
