@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from msgspec.structs import replace
 
 from agents.semantic_tier import Finding
-from schemas.events import DeepLearningRequested, Guess, InferenceCompleted, Position, RequestAdmitted
+from schemas.events import DeepLearningRequested, Guess, Idempotency, InferenceCompleted, Position, RequestAdmitted
 from schemas.headers import RecordHeaders
 from schemas.ids import derived_event_id, final_event_id, named_event_id
 from schemas.knowledge import AnswerLearned
@@ -32,6 +33,8 @@ class Work:
     source: Position
     admitted: Admitted | None = None
     entry_id: str = ""
+    idempotency: Idempotency | None = None
+    settled: asyncio.Future[None] | None = None  # of a request that waits for its key: done when `out` is there
     trace: str | None = None  # context of this hop's span, made once
     out: list[Outgoing] = field(default_factory=list)
 
@@ -67,6 +70,14 @@ class DerivedEvents:
         )  # fmt: skip
         return [self._final(work, admitted, event)]
 
+    def reply(self, work: Work, admitted: Admitted, event: InferenceCompleted) -> Outgoing:
+        """A final event that somebody else made, on its way to whoever asked."""
+        headers = self._headers(work, admitted, event, final_event_id(event.tenant, event.request_id), final=True)
+        return Outgoing(
+            topic=admitted.reply_to.topic, partition=admitted.reply_to.partition,
+            key=event.request_id.encode(), event=event, headers=headers,
+        )  # fmt: skip
+
     def passed_on(self, work: Work, admitted: Admitted, reason: str, finding: Finding | None = None) -> list[Outgoing]:
         """The way to the language model. What was found rides along, so that the answer can be found by it from then on."""
         request = admitted.request
@@ -100,11 +111,7 @@ class DerivedEvents:
 
     def _final(self, work: Work, admitted: Admitted, event: InferenceCompleted) -> Outgoing:
         self._seconds[event.tier].observe(max(0, event.completed_at - event.requested_at) / 1000)
-        headers = self._headers(work, admitted, event, final_event_id(event.tenant, event.request_id), final=True)
-        return Outgoing(
-            topic=admitted.reply_to.topic, partition=admitted.reply_to.partition,
-            key=event.request_id.encode(), event=event, headers=headers,
-        )  # fmt: skip
+        return self.reply(work, admitted, event)
 
     def _asked(self, work: Work, admitted: Admitted) -> DeepLearningRequested:
         request, p = admitted.request, admitted.request.parameters
@@ -113,7 +120,7 @@ class DerivedEvents:
             request_id=request.request_id, tenant=request.tenant, model=request.model, messages=request.messages,
             parameters=replace(p, seed=seed), priority=request.priority, entry_id=work.entry_id if admitted.cacheable else None,
             requested_at=request.requested_at, admitted_at=self._clock.now_ms(), deadline_at=admitted.deadline_ms,
-            reply_to=admitted.reply_to, source=work.source, task=request.task,
+            reply_to=admitted.reply_to, source=work.source, task=request.task, idempotency=work.idempotency,
         )  # fmt: skip
 
     def _admitted(self, work: Work, admitted: Admitted, asked: DeepLearningRequested, reason: str, model: str) -> list[Outgoing]:
@@ -135,7 +142,7 @@ class DerivedEvents:
         now = plain.admitted_at
         asked = replace(
             plain, request_id=check_request_id(plain.request_id, finding.check.entry_id), priority=_CHECK_PRIORITY,
-            question=finding.question, check=finding.check, deadline_at=now + _CHECK_MS,
+            question=finding.question, check=finding.check, deadline_at=now + _CHECK_MS, idempotency=None,
         )  # fmt: skip
         event_id = derived_event_id(work.source.topic, work.source.partition, work.source.offset, 1)
         headers = replace(

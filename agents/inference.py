@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from agents.derived_events import DerivedEvents, Work
+from agents.idempotency import KeyedRequest, KeyPorts, KeyService
 from agents.refusals import Refusals
 from agents.semantic_tier import Asked, Finding, SemanticTier
 from agents.small_models import Outcome, SmallModelTier
 from schemas.codec import Codec, UndecodableRecord
-from schemas.events import Guess, InferenceRequested, Position
+from schemas.events import Guess, Idempotency, InferenceRequested, Position
 from schemas.headers import RecordHeaders
 from schemas.knowledge import AnswerLearned
 from streams.acknowledging import Acknowledger
@@ -24,7 +25,7 @@ from streams.ending import end_process_on_error
 from streams.errors import RetryableError
 from streams.failpoints import Failpoints
 from streams.lanes import Lane
-from streams.ports import AnswerStore, Clock, GroupSource, LogRecord, Publisher
+from streams.ports import AnswerStore, Clock, GroupSource, Log, LogRecord, Outgoing, Publisher
 from streams.routing import EntryIds
 from streams.semantic.questions import why_not
 from streams.small_models import SMALL_TASKS, SmallAnswer, labels_to_choose_from, why_not_known
@@ -50,6 +51,7 @@ class InferencePorts:
 
     source: GroupSource
     publisher: Publisher
+    log: Log
     answers: AnswerStore
     codec: Codec
     clock: Clock
@@ -63,13 +65,16 @@ class InferencePorts:
     failpoints: Failpoints
 
 
-def register(app: App, ports: InferencePorts) -> None:
-    """Add the service's agent to a Faust app."""
+def register(app: App, ports: InferencePorts) -> InferenceService:
+    """Add the service's agent and its loop to a Faust app."""
     service = InferenceService(ports)
 
     @app.agent(batches_of(app, ports.source, REQUESTS), name="inference", concurrency=1)
     async def inference(stream: Any) -> None:
         await handle_batches(app, stream, MOST_AT_ONCE, service.handle)
+
+    app.task(service.keys.follow_forever)
+    return service
 
 
 class InferenceService:
@@ -79,6 +84,12 @@ class InferenceService:
         self._ports = ports
         self._refusals = Refusals(INFERENCE, ports.limits, ports.clock)
         self._acks = Acknowledger(ports.publisher, ports.source, ports.failpoints, INFERENCE)
+        self.keys = KeyService(
+            KeyPorts(
+                publisher=ports.publisher, log=ports.log, codec=ports.codec, clock=ports.clock, failpoints=ports.failpoints,
+                max_deadline_ms=ports.limits.max_deadline_ms,
+            )
+        )  # fmt: skip
         self._derived = DerivedEvents(ports.clock, ports.metrics, ports.tracing, ports.limits.default_model)
         self._semantic_lane = Lane(self._find_semantic, _MOST_SEMANTIC, _LANE_ROOM)
         self._small_lane = Lane(self._ask_small, _MOST_SMALL, _LANE_ROOM)
@@ -97,14 +108,17 @@ class InferenceService:
         if len(known) < len(records):
             for record in records:
                 if not codec.knows(record.value):
-                    task = asyncio.create_task(self._look_up_then_handle(record))
-                    self._apart.add(task)
-                    task.add_done_callback(self._apart.discard)
-                    task.add_done_callback(end_process_on_error)
-            if len(self._apart) > _MOST_APART:  # the stream waits rather than memory grows
-                await asyncio.wait(self._apart, return_when=asyncio.FIRST_COMPLETED)
+                    self._go_apart(self._look_up_then_handle(record))
         if known:
             await self._handle_decodable(known)
+        if len(self._apart) > _MOST_APART:  # the stream waits rather than memory grows
+            await asyncio.wait(self._apart, return_when=asyncio.FIRST_COMPLETED)
+
+    def _go_apart(self, handling: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(handling)
+        self._apart.add(task)
+        task.add_done_callback(self._apart.discard)
+        task.add_done_callback(end_process_on_error)
 
     async def _look_up_then_handle(self, record: LogRecord) -> None:
         async with self._look_ups:
@@ -120,8 +134,36 @@ class InferenceService:
             await self._handle_decodable([record])
 
     async def _handle_decodable(self, records: Sequence[LogRecord]) -> None:
-        """Answer what is known exactly, and hand the rest to the lane of its tier, or pass it on."""
         works = [self._admit(record) for record in records]
+        for work in works:
+            if work.admitted is not None and work.idempotency is not None:
+                self._go_apart(self._handle_keyed(work, work.admitted, work.idempotency))
+        self._sizes.observe(len(records))
+        await self._answer_by_tiers([work for work in works if work.idempotency is None])
+
+    async def _handle_keyed(self, work: Work, admitted: Admitted, asked: Idempotency) -> None:
+        """A request with an idempotency key waits for its key, and nobody waits for it."""
+
+        async def by_tiers() -> list[Outgoing]:
+            work.settled = asyncio.get_running_loop().create_future()
+            await self._answer_by_tiers([work])
+            await work.settled
+            return work.out
+
+        request = KeyedRequest(
+            asked=asked, admitted=admitted, source=work.source, by_tiers=by_tiers,
+            pass_on=lambda reason: self._derived.passed_on(work, admitted, reason),
+            reply=lambda final: self._derived.reply(work, admitted, final),
+        )  # fmt: skip
+        try:
+            work.out = await self.keys.settle(request)
+        except RequestRefused as error:
+            work.out = self._refusals.rejected(work.record, work.headers, admitted.request, error)
+            self._ports.metrics.requests.labels(error.code).inc()
+        await self._acks.publish_then_ack([(work.record, work.out)])
+
+    async def _answer_by_tiers(self, works: Sequence[Work]) -> None:
+        """Answer what is known exactly, and hand the rest to the lane of its tier, or pass it on."""
         asked = {w.entry_id: None for w in works if w.admitted is not None and w.admitted.known_allowed}
         answers, away = await self._known(list(asked))
         here: list[Work] = []
@@ -130,7 +172,6 @@ class InferenceService:
         for work in works:
             lane = self._guarded(work, lambda w, a: self._answer_or_choose(w, a, answers, away)) if work.admitted is not None else None
             (small if lane == "small" else semantic if lane == "semantic" else here).append(work)
-        self._sizes.observe(len(records))
         await self._publish(here)
         if small:
             await self._small_lane.put(small)
@@ -138,8 +179,12 @@ class InferenceService:
             await self._semantic_lane.put(semantic)
 
     async def _publish(self, works: Sequence[Work]) -> None:
-        if works:
-            await self._acks.publish_then_ack([(w.record, w.out) for w in works])
+        """Publish what was derived, but for requests that wait for their key: those go on with it."""
+        for work in works:
+            if work.settled is not None:
+                work.settled.set_result(None)
+        if ready := [(w.record, w.out) for w in works if w.settled is None]:
+            await self._acks.publish_then_ack(ready)
 
     def _guarded(self, work: Work, answer: Callable[[Work, Admitted], Lane_of]) -> Lane_of:
         """One request's failure is its own: it ends as a failed event."""
@@ -166,6 +211,7 @@ class InferenceService:
                 raise RequestRefused("unreadable_headers", "a header's name is no UTF-8", "name headers in UTF-8")
             work.admitted = admit(request, work.headers, ports.limits, ports.clock.now_ms())
             work.entry_id = ports.entry_ids.entry_id(work.admitted.request)
+            work.idempotency = ports.entry_ids.idempotency(work.admitted.request)
         except (UndecodableRecord, RequestRefused) as error:
             work.out = self._refusals.rejected(record, work.headers, request, error)
             code = error.code if isinstance(error, RequestRefused) else "undecodable"

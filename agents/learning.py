@@ -21,11 +21,12 @@ from streams.acknowledging import Acknowledger
 from streams.app import App, batches_of, handle_batches
 from streams.decoding import decode_when_possible
 from streams.failpoints import Failpoints
+from streams.idempotency import computed_answer
 from streams.ports import Clock, GroupSource, Log, LogRecord, Outgoing, Publisher
 from streams.semantic.ports import SameAnswerJudge
 from streams.semantic.trust import TrustSettings
 from streams.telemetry import Metrics, Tracing
-from streams.topics import DL_RESULTS, FEEDBACK_LABELS, KNOWLEDGE, LEARNING
+from streams.topics import DL_RESULTS, FEEDBACK_LABELS, IDEMPOTENCY, KNOWLEDGE, LEARNING
 from streams.weak_labels import weak_label
 
 log = logging.getLogger(__name__)
@@ -102,16 +103,14 @@ class LearningService:
         except UndecodableRecord as error:  # only our own services may write here: a bug, not bad input
             log.error("undecodable_result offset=%s reason=%s", record.offset, error)
             return []
-        if not isinstance(result, GenerationFinished) or result.outcome != "completed" or result.finish_reason not in _WORTH_KEEPING:
+        if not isinstance(result, GenerationFinished):
             return []
-        cause = RecordHeaders.parse(record.headers)
         out: list[tuple[str, str, Record]] = []
-        if (learned := self._learned(result)) is not None:
-            out.append((KNOWLEDGE, learned.entry_id, learned))
-        if (label := weak_label(result, self._ports.clock.now_ms())) is not None:
-            out.append((FEEDBACK_LABELS, label.request_id, label))
-        if self.checking is not None:
-            out += await self.checking.checked(result)
+        if (answered := computed_answer(result)) is not None:  # for whoever asks with its idempotency key again
+            out.append((IDEMPOTENCY, answered.key, answered))
+        if result.outcome == "completed" and result.finish_reason in _WORTH_KEEPING:
+            out += await self._knowledge(result)
+        cause = RecordHeaders.parse(record.headers)
         told: dict[str, str | int | float] = {"entry_id": result.entry_id or ""}
         trace = self._ports.tracing.hop(LEARNING, cause.traceparent, result.finished_at, told) if out else ""
         common = RecordHeaders(
@@ -124,6 +123,17 @@ class LearningService:
             headers = replace(common, event=type(event).__name__, event_id=event_id)
             made.append(Outgoing(topic=topic, key=key.encode(), event=event, headers=headers))
         return made
+
+    async def _knowledge(self, result: GenerationFinished) -> list[tuple[str, str, Record]]:
+        """What a good result teaches: topic, key and event each."""
+        out: list[tuple[str, str, Record]] = []
+        if (learned := self._learned(result)) is not None:
+            out.append((KNOWLEDGE, learned.entry_id, learned))
+        if (label := weak_label(result, self._ports.clock.now_ms())) is not None:
+            out.append((FEEDBACK_LABELS, label.request_id, label))
+        if self.checking is not None:
+            out += await self.checking.checked(result)
+        return out
 
     def _learned(self, result: GenerationFinished) -> AnswerLearned | None:
         if result.entry_id is None:

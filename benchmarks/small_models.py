@@ -29,11 +29,12 @@ from connectors.onnx.embedder import OnnxEmbedder, open_tokenizer, padded
 from connectors.onnx.session import Precision, open_session
 from infra import models
 from infra.settings import Settings
+from infra.small_models import SHIPPED
 from infra.training.calibrating import Bools, cut_for, expected_calibration_error, interval
 from infra.training.calibrating import Floats as Scores
 from infra.training.intent_net import Recipe
 from infra.training.intent_rows import Rows, read
-from infra.training.intents import FOLDS, PRECISION, RECALL, SHIPPED, train, write
+from infra.training.intents import FOLDS, PRECISION, RECALL, train, write
 from infra.training.vectors import Floats, embedder, vectors_of
 
 _SECONDS = 6.0  # of each side's turn in the measurement of speed
@@ -49,29 +50,25 @@ class Told:
 
 
 def main() -> None:
-    """Run what is asked for, print it, and write benchmarks/results/small_models.json and .png."""
+    """Run what is asked for, print it, and write benchmarks/results/small_models.json and .png, and embedding_speed.json."""
     parser = argparse.ArgumentParser(prog="./headrace bench small_models", description=__doc__)
     parser.add_argument("--only", choices=["quality", "speed"], help="one half")
     parser.add_argument("--precision", choices=["int8", "float"], default="int8", help="the embedder's")
     asked = parser.parse_args()
-    settings, facts, content = Settings(), machine(), {}
-    targets: list[Target] = []
-    if asked.only != "speed":
-        content["quality"], found = quality(settings, asked.precision)
-        targets += found
-    if asked.only != "quality":
-        content["speed"], found = speed(settings, asked.precision)
-        targets += found
-    for target in targets:
-        print(target)
-    met = [{"what": t.what, "measured": t.measured, "bound": t.bound, "met": t.met} for t in targets]
-    print(write_json("small_models", {"machine": facts, "precision": asked.precision, **content, "targets": met}))
+    for half, name, measure in (("quality", "small_models", quality), ("speed", "embedding_speed", speed)):
+        if asked.only in (None, half):
+            facts = {"machine": machine(), "precision": asked.precision}
+            content, targets = measure(Settings(), asked.precision)
+            for target in targets:
+                print(target)
+            met = [{"what": t.what, "measured": t.measured, "bound": t.bound, "met": t.met} for t in targets]
+            print(write_json(name, {**facts, **content, "targets": met}))
 
 
 def quality(settings: Settings, precision: Precision) -> tuple[dict[str, Any], list[Target]]:
     """Both data sets; the targets are for the one that ships."""
     clinc = settings.data / "intents/clinc150.calibration.csv.gz"
-    shipped = OnnxClassifier(SHIPPED, "cpu")
+    shipped = OnnxClassifier(SHIPPED / "intents", "cpu")
     fitted, asked = read(clinc), read(settings.data / "intents/clinc150.benchmark.csv.gz", shipped.labels)
     x, q = vectors_of(settings, fitted.texts, precision), vectors_of(settings, asked.texts, precision)
     sides = {"shipped": _by(shipped, asked, q), **plain(fitted, x, asked, q)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agents.small_models import SmallModelTier
+from connectors.onnx.classifier import LABELS, OnnxClassifier
 from connectors.onnx.embedder import OnnxEmbedder
 from infra import models
 from infra.settings import Settings
@@ -21,8 +22,10 @@ def embedder(settings: Settings, threads: int = 1) -> OnnxEmbedder:
 
 
 def small_models(settings: Settings, embedding: OnnxEmbedder) -> SmallModelTier:
-    """The models of the tasks embed and classify."""
-    return SmallModelTier({settings.embedder: embedding}, {}, {})
+    """The models of the tasks embed and classify. A shipped classifier is left out where another embedder is configured than its own."""
+    shipped = [OnnxClassifier(found.parent, settings.device) for found in sorted(SHIPPED.glob(f"*/{LABELS}"))]
+    fitting = {classifier.name: classifier for classifier in shipped if classifier.embedder == settings.embedder}
+    return SmallModelTier({settings.embedder: embedding}, fitting, dict.fromkeys(fitting, settings.embedder))
 
 
 def trust(settings: Settings) -> TrustSettings:

@@ -76,8 +76,7 @@ def main() -> None:
     settings = Settings()
     configure_logging(settings.log_level, f"{args.service}-{args.index}")
     setproctitle.setproctitle(f"headrace {args.service}-{args.index}")
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # for the consumer's thread too, which makes a loop of its own
-    asyncio.run(run(settings, args.service, args.index, args.port))
+    uvloop.run(run(settings, args.service, args.index, args.port))
 
 
 def configure_logging(level: str, service: str) -> None:
@@ -130,9 +129,9 @@ async def run(settings: Settings, name: str, index: int, port: int) -> None:
     with contextlib.suppress(TimeoutError):  # what is broken may not stop in order; the process ends all the same
         async with asyncio.timeout(_STOP_S):
             await app.stop()
-            await parts.source.close()
             await close()
             await asyncio.to_thread(parts.publisher.close)
+            await parts.source.close()  # after what was acknowledged meanwhile: it commits
     parts.tracing.close()
     turning.cancel()
     if failed:  # the supervisor starts a new one
@@ -173,13 +172,13 @@ def _inference(app: App, parts: Parts) -> Callable[[], Any]:
     answers = RedisAnswers(settings.redis)
     small = knowing.small_models(settings, knowing.embedder(settings))
     ports = inference.InferencePorts(
-        source=parts.source, publisher=parts.publisher, answers=answers, codec=parts.codec, clock=parts.clock,
+        source=parts.source, publisher=parts.publisher, log=parts.log, answers=answers, codec=parts.codec, clock=parts.clock,
         entry_ids=entry_ids(settings, small.versions), semantic=None, semantic_max_temperature=settings.known_max_temperature,
         small_models=small, limits=replace(admission_limits(settings), task_models=small.task_models), metrics=parts.metrics,
         tracing=parts.tracing, failpoints=parts.failpoints,
     )  # fmt: skip
-    inference.register(app, ports)
-    parts.ready = lambda: bool(parts.source.partitions())
+    service = inference.register(app, ports)
+    parts.ready = lambda: bool(parts.source.partitions()) and service.keys.ready
 
     async def close() -> None:
         small.close()

@@ -19,6 +19,7 @@ from streams.topics import RESPONSES, reply_topic
 ROLES = frozenset({"system", "user", "assistant"})
 _MOST_STOPS = 8
 _MOST_LABELS = 1000
+_LONGEST_KEY = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +151,8 @@ def _check_content(request: InferenceRequested, limits: AdmissionLimits) -> None
         wrong = f"max_tokens {p.max_tokens} is not in 1 … {limits.max_tokens_limit}"
     elif not 0 <= p.temperature <= 2 or not 0 < p.top_p <= 1:
         wrong = "temperature must be in 0 … 2 and top_p above 0, up to 1"
+    elif (key := request.idempotency_key) is not None and not (1 <= len(key) <= _LONGEST_KEY and key.isprintable()):
+        wrong = f"the idempotency key must have 1 … {_LONGEST_KEY} printable characters"
     elif len(p.stop) > _MOST_STOPS or not all(p.stop):
         wrong = f"at most {_MOST_STOPS} stop strings, none of them empty"
     elif p.labels:

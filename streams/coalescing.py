@@ -65,16 +65,16 @@ class Groups:
                 del self.followers[leader]
         return leader
 
-    def dissolve(self, leader: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Stop leading; returns the group's tokens and those who followed. They follow nobody now, nor do they lead."""
-        tokens, followers = tuple(self.tokens.pop(leader, ())), tuple(self.followers.pop(leader, ()))
-        for token in tokens:
+    def dissolve(self, leader: str) -> tuple[str, ...]:
+        """Stop leading; returns those who followed. They follow nobody now, nor do they lead."""
+        followers = tuple(self.followers.pop(leader, ()))
+        for token in self.tokens.pop(leader, ()):
             del self.leaders[token][leader]
             if not self.leaders[token]:
                 del self.leaders[token]
         for follower in followers:
             del self.leader_of[follower]
-        return tokens, followers
+        return followers
 
     def _answer_to(self, leader: str, tokens: Sequence[str]) -> None:
         for token in tokens:
@@ -90,7 +90,7 @@ class RecentAnswers:
     looked_ms: int = 0
 
     def add(self, answer: GenerationFinished, tokens: Sequence[str]) -> None:
-        """Remember an answer for a group. To a key the first answer stays the answer; of others the newest is kept."""
+        """Remember an answer. To a key the first answer stays the answer; of others the newest is kept."""
         for token in tokens:
             known = self.by_token.get(token)
             if known is None or (token.startswith("entry ") and known.finished_at < answer.finished_at):
@@ -102,6 +102,10 @@ class RecentAnswers:
         if answer is not None and (token.startswith("key ") or request.admitted_at <= answer.finished_at + FRESH_MS):
             return answer
         return None
+
+    def serves(self, request: DeepLearningRequested) -> bool:
+        """Whether there is an answer that this request may share."""
+        return any(self.find(request, token) is not None for token in tokens_of(request))
 
     def forget(self, now_ms: int) -> None:
         """Drop what nobody may share any more; looks once a second."""

@@ -232,14 +232,14 @@ def _finish(state: DispatchState, event: GenerationFinished) -> None:
         if (leader := state.groups.leave(request_id)) is not None:
             _rank_again(state, leader)
         else:
-            groups_tokens, followers = state.groups.dissolve(request_id)
-            tokens, free = tuple(dict.fromkeys((*tokens, *groups_tokens))), [*followers]
+            free += state.groups.dissolve(request_id)
     if event.outcome == "completed":
         state.recent.add(event, tokens)
         for leader in {other: None for token in tokens for other in state.groups.leaders.get(token, ())}:
             if state.held[leader].worker is None:  # need not be computed any more, it seems
-                free += [leader, *state.groups.dissolve(leader)[1]]
-    for follower in sorted((state.held[r] for r in free), key=lambda h: (_own_rank(h.request), h.request.request_id)):
+                free += [leader, *state.groups.dissolve(leader)]
+    # Those first that can share the answer: what they share binds their keys.
+    for follower in sorted((state.held[r] for r in free), key=lambda h: (not state.recent.serves(h.request), _own_rank(h.request))):
         follower.rank = _own_rank(follower.request)
         _enter(state, follower)
 
@@ -252,6 +252,7 @@ def _enter(state: DispatchState, held: Held) -> None:
         held.answer = state.recent.find(request, token)
         if held.answer is not None:
             state.answered[request.request_id] = None
+            state.recent.add(held.answer, [t for t in tokens if t.startswith("key ")])
             return
         if token in state.groups.leaders:
             break

@@ -10,7 +10,7 @@ import msgspec
 from aiokafka.partitioner import murmur2
 from msgspec.structs import replace
 
-from schemas.events import InferenceRequested
+from schemas.events import Idempotency, InferenceRequested
 
 
 def partition_for(key: bytes, partitions: int) -> int:
@@ -60,6 +60,13 @@ class EntryIds:
         system = tuple(message for message in request.messages if message.role == "system")
         rest = canonical(replace(request, messages=system, parameters=replace(request.parameters, seed=None)))
         return self._digest(request.tenant, b"scope" + self._version(request) + rest)
+
+    def idempotency(self, request: InferenceRequested) -> Idempotency | None:
+        """Digests of a request's key and of what must be the same where the key is; None without a key. Filled in as for `entry_id`."""
+        if request.idempotency_key is None:
+            return None
+        key = self._digest(request.tenant, b"idempotency-key" + request.idempotency_key.encode())
+        return Idempotency(key=key, body=self._digest(request.tenant, b"idempotent-body" + canonical(request)))
 
     def _version(self, request: InferenceRequested) -> bytes:
         return self._versions.get(request.model, b"") + b"\0"

@@ -96,6 +96,7 @@ def test_defaults_are_filled_in() -> None:
             {"top_p": 0.0}, {"top_p": 1.1}, {"top_p": float("nan")}, {"stop": ("x",) * 9}, {"stop": ("x", "")},
             {"labels": ("a", "")}, {"labels": ("a", "a")}, {"labels": (" a",)}, {"labels": ("a",), "stop": ("x",)},
             {"labels": tuple(map(str, range(1001)))},
+            {"idempotency_key": ""}, {"idempotency_key": "k" * 256}, {"idempotency_key": "k\n"},
         )),
     ],
 )  # fmt: skip

@@ -46,9 +46,8 @@ def finished(
     """A worker's result. Its text is another one for each computation."""
     return GenerationFinished(
         request_id=request_id, tenant="acme", model=of.model if of else "m", worker="w0", epoch=epoch, outcome=outcome,
-        text=f"{request_id}/{epoch}" if outcome == "completed" else "", finish_reason="stop", prompt_tokens=0, completion_tokens=0, finished_at=at,
-        entry_id=of.entry_id if of else None,
-        idempotency=of.idempotency if of else None,
+        text=f"{request_id}/{epoch}" if outcome == "completed" else "", finish_reason="stop", prompt_tokens=0, completion_tokens=0,
+        finished_at=at, entry_id=of.entry_id if of else None, idempotency=of.idempotency if of else None,
     )  # fmt: skip
 
 

@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import codec as codec_module
-from schemas import events, knowledge
+from schemas import events, idempotency, knowledge
 from schemas.avro_writer import record_writer
 from schemas.codec import AVRO_DIR, Codec, UndecodableRecord, UnknownSchema, schema_json, subject
 from schemas.events import EVENTS
 from schemas.record import Record
 
 FILES = sorted(AVRO_DIR.glob("*.avsc"))
-MODULES = (events.__name__, knowledge.__name__)
+MODULES = (events.__name__, idempotency.__name__, knowledge.__name__)
 CLASSES = {cls.schema_name(): cls for cls in Record.__subclasses__() if cls.__module__ in MODULES}
 PLAIN = {"string": str, "int": int, "long": int, "float": float, "double": float, "boolean": bool, "bytes": bytes, "null": types.NoneType}
 POSITION = events.Position(topic="inference.requests", partition=3, offset=70_000)

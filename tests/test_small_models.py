@@ -11,10 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from agents.small_models import SmallModelFailed, SmallModelTier
 from connectors.onnx import ngrams
 from connectors.onnx.classifier import OnnxClassifier, UnusableClassifier
+from connectors.onnx.embedder import OnnxEmbedder
+from infra import models
+from infra.settings import Settings
+from infra.small_models import SHIPPED, OtherEmbedder, small_model_tier
 from infra.training.calibrating import calibrate, cut_for, expected_calibration_error, interval
 from infra.training.intent_net import Recipe, probabilities
 from infra.training.intent_rows import OUT_OF_SCOPE, Rows
@@ -245,3 +250,31 @@ def test_any_text_has_ngrams(text: str) -> None:
     assert found.shape[0] == 2
     assert found.min() >= 0 and found.max() <= 64
     assert found.shape[1] <= ngrams.MOST
+
+
+def test_what_ships_is_small_and_says_what_it_is() -> None:
+    """Under 5 MB with its card, which names the licence and the command that makes it again."""
+    folder = SHIPPED / "intents"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 5_000_000
+    made = OnnxClassifier(folder, "cpu")
+    assert (len(made.labels), made.out_of_scope) == (151, OUT_OF_SCOPE)
+    text = (folder / "CARD.md").read_text()
+    assert "CC BY 3.0" in text and "python -m infra.training.intents" in text
+
+
+async def test_what_ships_answers_with_the_embedder_that_is_served() -> None:
+    """A plain question of the data's kind is known, and something else is not."""
+    settings = Settings()
+    embedder = OnnxEmbedder(models.pull(settings, settings.embedder, print), settings.embedder_precision)
+    tier = small_model_tier(settings, embedder)
+    questions = [replace(asked(text), model="intents") for text in ("how much money is in my checking account", "who wrote moby dick")]
+    known, unknown = await tier.answer(questions)
+    tier.close()
+    assert isinstance(known, SmallAnswer) and known.text == "balance"
+    assert isinstance(unknown, Guess)
+
+
+def test_another_embedder_than_the_classifiers_is_refused(embedder: HashEmbedder) -> None:
+    """Its vectors would mean something else."""
+    with pytest.raises(OtherEmbedder):
+        small_model_tier(Settings(embedder="another"), embedder)

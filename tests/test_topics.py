@@ -25,7 +25,7 @@ TENANTS = ("acme", "globex")
 CATALOGUE = {topic.name: topic for topic in catalogue(TENANTS, 4, 8)}
 # Of https://kafka.apache.org/documentation/#topicconfigs, what the catalogue may use, with what a value has to be.
 SETTINGS = {
-    "cleanup.policy": {"compact", "delete"}, "retention.ms": int, "delete.retention.ms": int, "max.message.bytes": int,
+    "cleanup.policy": {"compact", "delete"}, "retention.ms": int, "segment.ms": int, "delete.retention.ms": int, "max.message.bytes": int,
     "compression.type": {"uncompressed"}, "min.cleanable.dirty.ratio": float, "message.timestamp.type": {"CreateTime", "LogAppendTime"},
 }  # fmt: skip
 

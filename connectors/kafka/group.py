@@ -54,7 +54,10 @@ class GroupReader:
         self._rebalances: deque[Rebalance] = deque()
         self._owned: frozenset[tuple[str, int]] = frozenset()
         self._there = asyncio.Event()
-        self._lock = threading.Lock()  # order within a partition: while records wait to be taken, one at a time asks for more
+        self._done: deque[TopicPartition] = deque()
+        # One thread at a time uses the consumer: a second one may wait inside the binding for as long as the first one polls again
+        # and again. While records wait to be taken, the reader's thread leaves it to the loop, but for what it does under this lock.
+        self._lock = threading.Lock()
         self._taken = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -88,11 +91,8 @@ class GroupReader:
         return rebalances, [as_log_record(message) for message in messages if message.error() is None]
 
     def acknowledge(self, topic: str, partition: int, offset: int) -> None:
-        """All before `offset` is done with. Nothing happens where the partition is no longer ours: its new owner reads it again."""
-        try:
-            self._consumer.store_offsets(offsets=[TopicPartition(topic, partition, offset)])
-        except KafkaException as error:
-            log.info("offset_not_stored topic=%s partition=%s offset=%s reason=%s", topic, partition, offset, error)
+        """All before `offset` is done with. The thread tells librdkafka, within half a second: see `_lock`."""
+        self._done.append(TopicPartition(topic, partition, offset))
 
     async def close(self) -> None:
         """Commit, and stop fetching. A static member stays in the group until its session ends."""
@@ -105,12 +105,14 @@ class GroupReader:
         try:
             while not self._closing.is_set():
                 self._wait_for_records()
+            self._store_done()
             self._consumer.close()
         except Exception as error:
             log.exception("group_reader_failed")
             self.on_broken(repr(error))
 
     def _wait_for_records(self) -> None:
+        self._store_done()
         first = self._polled(_POLL_S)
         if not first and not self._rebalances:
             return
@@ -128,6 +130,15 @@ class GroupReader:
                 self._first += self._polled(0)
         self._consumer.resume(self._consumer.assignment())
 
+    def _store_done(self) -> None:
+        """Have the offsets of what is done committed soon. One that is no longer ours is left to its new owner, who reads it again."""
+        while self._done:
+            place = self._done.popleft()
+            try:
+                self._consumer.store_offsets(offsets=[place])
+            except KafkaException as error:
+                log.info("offset_not_stored place=%s reason=%s", place, error)
+
     def _polled(self, timeout_s: float) -> list[Message]:
         message = self._consumer.poll(timeout_s)
         if message is not None and message.error() is not None:
@@ -139,6 +150,7 @@ class GroupReader:
         self._changed("assigned", partitions)
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._store_done()  # librdkafka commits when this returns
         self._changed("revoked", partitions)
 
     def _changed(self, what: str, partitions: list[TopicPartition]) -> None:

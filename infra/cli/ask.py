@@ -20,6 +20,7 @@ _EXAMPLES = """Examples:
   ./headrace ask --system "Answer in one word." --max-tokens 8 "Is fire hot?"
   ./headrace ask --no-cache --temperature 0.7 --seed 1 "Write a haiku about rivers."
   ./headrace ask --json "What is 2 + 2?" | jq .text
+  ./headrace ask --idempotency-key order-17 --temperature 1 "Thank the customer."
   ./headrace ask --task classify "what's my bank balance"
   ./headrace ask --label yes --label no "Is fire hot?"
   ./headrace ask --task embed --json "rivers" | jq .embedding
@@ -47,6 +48,7 @@ class Asked:
     labels: tuple[str, ...] = ()
     cache: str = "default"
     deadline_s: float | None = None
+    idempotency_key: str | None = None
 
 
 def ask(
@@ -64,6 +66,7 @@ def ask(
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Whether a known answer may be served.")] = True,
     store: Annotated[bool, typer.Option("--store/--no-store", help="Whether to learn the answer; --no-store implies --no-cache.")] = True,
     deadline: Annotated[float | None, typer.Option(help="Seconds after which an answer is of no use.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key and request get the same answer, for a day.")] = None,
     tenant: Annotated[str, typer.Option(help="Tenant to ask for; empty for the first one of the settings.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
 ) -> None:
@@ -77,7 +80,7 @@ def ask(
     settings = Settings()
     asked = Asked(
         tenant=tenant or settings.tenants[0], task=task, model=model, system=system, max_tokens=max_tokens, temperature=temperature,
-        top_p=top_p, seed=seed, stop=tuple(stop or ()), labels=tuple(label or ()), deadline_s=deadline,
+        top_p=top_p, seed=seed, stop=tuple(stop or ()), labels=tuple(label or ()), deadline_s=deadline, idempotency_key=idempotency_key,
         cache="no-store" if not store else "default" if cache else "no-cache",
     )  # fmt: skip
     text = sys.stdin.read() if prompt == "-" else prompt
@@ -112,6 +115,7 @@ def make_request(asked: Asked, turns: list[tuple[str, str]]) -> InferenceRequest
             max_tokens=asked.max_tokens, temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed, stop=asked.stop,
             labels=asked.labels,
         ),
+        idempotency_key=asked.idempotency_key,
         deadline_at=None if asked.deadline_s is None else now_ms + int(asked.deadline_s * 1000),
     )  # fmt: skip
 

@@ -23,10 +23,11 @@ class Recipe:
     drop: float = 0.4
     gram_drop: float = 0.3  # n-grams left out at random, or it would trust single words too much
     smoothing: float = 0.1
-    epochs: int = 20
+    epochs: int = 10
     batch: int = 256
     rate: float = 3e-3
     decay: float = 1e-2
+    outside_weight: float = 3.0  # of rows out of scope, which are few
     members: int = 2  # networks of other seeds, whose probabilities are averaged
     seed: int = 1
 
@@ -57,12 +58,13 @@ class IntentNet(nn.Module):
         return logits
 
 
-def fit(vectors: Floats, grams: Ints, classes: Ints, recipe: Recipe, count: int) -> IntentNet:
-    """Train one network of `count` classes on all rows; the same seed and thread count give the same weights."""
+def fit(vectors: Floats, grams: Ints, classes: Ints, recipe: Recipe, weights: Floats) -> IntentNet:
+    """Train one network on all rows, with `weights` (classes) on their losses; the same recipe and thread count give the same."""
     torch.manual_seed(recipe.seed)
     order = np.random.default_rng(recipe.seed)
-    net = IntentNet(recipe, vectors.shape[1], count).train()
+    net = IntentNet(recipe, vectors.shape[1], len(weights)).train()
     x, g, y = torch.from_numpy(vectors), torch.from_numpy(grams), torch.from_numpy(classes)
+    weight = torch.from_numpy(weights)
     optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.rate, weight_decay=recipe.decay, fused=True)
     most = (g < recipe.buckets).sum(1).clamp(min=1)  # a batch is as wide as its longest text, not as the longest of all
     per_epoch = max(1, len(y) // recipe.batch)
@@ -73,7 +75,7 @@ def fit(vectors: Floats, grams: Ints, classes: Ints, recipe: Recipe, count: int)
             rows = shuffled[step * recipe.batch : (step + 1) * recipe.batch]
             some = g[rows][:, : int(most[rows].max())]
             left = torch.where(torch.rand(some.shape) < recipe.gram_drop, recipe.buckets, some)
-            loss = nn.functional.cross_entropy(net(x[rows], left), y[rows], label_smoothing=recipe.smoothing)
+            loss = nn.functional.cross_entropy(net(x[rows], left), y[rows], weight, label_smoothing=recipe.smoothing)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
             optimiser.step()

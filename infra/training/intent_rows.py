@@ -32,8 +32,8 @@ def read(path: Path, names: tuple[str, ...] = ()) -> Rows:
     """Rows of a data file with the columns text and intent, where `oos` is out of scope, and perhaps source. `names`: those of a
     classifier that is to be measured; empty for the file's own.
 
-    Held out are the published validation rows, which are harder than random ones: near copies of these stay in training, which tells
-    too well of any model. Where no validation rows are marked, each fourth row is held out.
+    Held out are the published validation rows, which proved harder than random ones (DESIGN.md, decision 33).
+    Where no validation rows are marked, each fourth row is held out.
     """
     with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
         found = list(csv.DictReader(lines))
