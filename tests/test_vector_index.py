@@ -18,6 +18,7 @@ from connectors.index.milvus import IndexAway, MilvusIndex
 from infra.local.milvus import Milvus
 from infra.local.ports import Ports
 from infra.local.progress import Silent
+from infra.local.stack import Stack
 from infra.settings import Settings
 from streams.semantic.ports import IndexedEntry
 from tests.index_contract import DIMENSIONS, IndexContract, entry, scope, unit
@@ -140,3 +141,13 @@ async def test_nobody_at_the_address_is_the_retryable_error() -> None:
     with pytest.raises(IndexAway):
         await index.search(scope("a"), unit(1), 1)
     await index.close()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "is_started"),
+    [({}, False), ({"index": "milvus"}, True), ({"with_milvus": True}, True), ({"index": "milvus", "milvus_url": "http://db:1"}, False)],
+)
+def test_the_stack_starts_milvus_only_where_it_is_wanted(chosen: dict[str, object], is_started: bool, tmp_path: Path) -> None:
+    """By default there is none, which keeps `up` small; a URL of somebody's own replaces it."""
+    stack = Stack(Settings(home=tmp_path, **chosen), {"admin": "x"}, [], Silent())
+    assert ("milvus" in [component.name for component in stack.components]) == is_started
