@@ -7,6 +7,7 @@ placed, and the others follow it (streams.coalescing).
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from schemas.events import DeepLearningRequested, GenerationFinished, GenerationMoved, RequestDispatched, WorkerReported
@@ -73,8 +74,8 @@ def evolve(state: DispatchState, event: Record, now_ms: int) -> None:
     elif isinstance(event, RequestDispatched):
         held = state.held.get(event.request_id)
         if held is not None and event.epoch > held.epoch:
-            _lead(state, held)
             held.epoch, held.worker, held.incarnation, held.placed_ms = event.epoch, event.worker, event.incarnation, event.dispatched_at
+            _lead(state, held)
     elif isinstance(event, GenerationMoved):
         held = state.held.get(event.request_id)
         if held is not None and held.worker is not None and event.epoch == held.epoch:
@@ -235,10 +236,18 @@ def _finish(state: DispatchState, event: GenerationFinished) -> None:
             free += state.groups.dissolve(request_id)
     if event.outcome == "completed":
         state.recent.add(event, tokens)
-        for leader in {other: None for token in tokens for other in state.groups.leaders.get(token, ())}:
-            if state.held[leader].worker is None:  # need not be computed any more, it seems
-                free += [leader, *state.groups.dissolve(leader)]
-    # Those first that can share the answer: what they share binds their keys.
+        free += _dissolve_waiting(state, tokens)  # need not be computed any more, it seems
+    _enter_again(state, free)
+
+
+def _dissolve_waiting(state: DispatchState, tokens: Sequence[str]) -> list[str]:
+    """Dissolve the groups of these tokens whose leader waits; returns all who were in them."""
+    leaders = {leader: None for token in tokens for leader in state.groups.leaders.get(token, ())}
+    return [r for leader in leaders if state.held[leader].worker is None for r in (leader, *state.groups.dissolve(leader))]
+
+
+def _enter_again(state: DispatchState, free: Sequence[str]) -> None:
+    """Those first that can share a recent answer, since what they share binds their keys; the others by urgency."""
     for follower in sorted((state.held[r] for r in free), key=lambda h: (not state.recent.serves(h.request), _own_rank(h.request))):
         follower.rank = _own_rank(follower.request)
         _enter(state, follower)
@@ -267,11 +276,16 @@ def _enter(state: DispatchState, held: Held) -> None:
 
 
 def _lead(state: DispatchState, held: Held) -> None:
-    """A request was placed that is seen as a follower here: another dispatcher knew better."""
+    """A request was placed: it leads now, and who waits with the same token follows it.
+
+    While a state is rebuilt, that may be seen as a follower, or beside others that came meanwhile.
+    """
+    tokens = tokens_of(held.request)
     leader = state.groups.leave(held.request.request_id)
     if leader is not None:
-        state.groups.lead(held.request.request_id, tokens_of(held.request))
+        state.groups.lead(held.request.request_id, tokens)
         _rank_again(state, leader)
+    _enter_again(state, _dissolve_waiting(state, tokens))
 
 
 def _rank_again(state: DispatchState, leader_id: str) -> None:

@@ -120,6 +120,15 @@ def test_a_rebuilt_state_answers_who_was_not_and_nobody_twice() -> None:
     assert ends(state) == {"c": ("completed", "a/1")}
 
 
+def test_who_came_while_the_state_was_rebuilt_follows_what_is_placed() -> None:
+    """`x` was heard before the older records were read: `a`, which a worker has, must not be computed a second time for it."""
+    before = fresh(asked("a", entry="e"), report(slots=9))
+    (dispatch,) = (e for e in decide(before, START) if isinstance(e, RequestDispatched))
+    state = fresh(asked("x", entry="e"), asked("y", entry="e"), asked("a", entry="e"), dispatch, report(running={"a": 1}, slots=9))
+    assert placed(state) == []
+    assert state.groups.leader_of == {"x": "a", "y": "a"}
+
+
 def test_the_final_event_of_a_follower_is_its_own() -> None:
     """Its id, place and times, the leader's text, and whose computation that was; nothing is learned from its end."""
     leader = asked("a", entry="e")
