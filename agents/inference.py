@@ -143,9 +143,10 @@ class InferenceService:
             if work.admitted is not None and work.idempotency is not None:
                 self._go_apart(self._handle_keyed(work, work.admitted, work.idempotency))
         works = [work for work in works if work.idempotency is None]
-        await self._answer_by_tiers(works)
         self._sizes.observe(len(events))
-        await self._acks.publish_then_ack([(w.event, w.out) for w in works])
+        if works:
+            await self._answer_by_tiers(works)
+            await self._acks.publish_then_ack([(w.event, w.out) for w in works])
 
     async def _handle_keyed(self, work: _Work, admitted: Admitted, asked: Idempotency) -> None:
         """A request with an idempotency key waits for its key, and nobody waits for it."""

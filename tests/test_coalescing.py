@@ -6,7 +6,8 @@ from msgspec.structs import replace
 
 from schemas.events import DeepLearningRequested, GenerationFinished, Position, RequestDispatched, SemanticCheck
 from streams.coalescing import FRESH_MS, KEYED_KEPT_MS, shared_end, shared_final
-from streams.dispatching import DispatchState, decide, evolve
+from streams.dispatch_state import DispatchState, evolve
+from streams.dispatching import decide
 from tests.test_dispatching import START, asked, finished, fresh, report
 
 

@@ -13,7 +13,8 @@ from schemas import events
 from schemas.events import DeepLearningRequested, GenerationFinished, GenerationMoved, RequestDispatched, WorkerReported
 from schemas.record import Record
 from streams.coalescing import FRESH_MS, tokens_of
-from streams.dispatching import MISSED_HEARTBEATS, MOST_PLACEMENTS, DispatchState, Held, decide, evolve
+from streams.dispatch_state import DispatchState, Held, evolve
+from streams.dispatching import MISSED_HEARTBEATS, MOST_PLACEMENTS, decide
 
 START, HEARTBEAT, TICK = 1_000_000, 500, 100
 PATIENCE = MISSED_HEARTBEATS * HEARTBEAT
