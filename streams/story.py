@@ -33,8 +33,8 @@ from streams.topics import FINALS
 # Events of one millisecond are told in the order in which they follow from each other.
 _ORDER: tuple[type[Record], ...] = (
     InferenceRequested, IdempotencyKeyClaimed, RequestAdmitted, DeepLearningRequested, RequestQueued, RequestDispatched, GenerationStarted,
-    TokensGenerated, GenerationMoved, InferenceCompleted, InferenceRejected, InferenceFailed, GenerationFinished, AnswerLearned, IdempotencyKeyAnswered,
-    DeadLettered,
+    TokensGenerated, GenerationMoved, InferenceCompleted, InferenceRejected, InferenceFailed, GenerationFinished, AnswerLearned,
+    IdempotencyKeyAnswered, DeadLettered,
 )  # fmt: skip
 _SHOWN_PROMPT = 60
 
