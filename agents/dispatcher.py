@@ -29,7 +29,7 @@ from schemas.headers import RecordHeaders
 from schemas.ids import final_event_id, named_event_id
 from schemas.record import Record
 from streams.acknowledging import Acknowledger, publish_until_done
-from streams.app import bytes_topic, handle_batches
+from streams.app import App, batches_of, handle_batches
 from streams.coalescing import FRESH_MS, KEYED_KEPT_MS, shared_final
 from streams.decoding import decode_when_possible
 from streams.dispatch_state import DispatchState, Held, evolve
@@ -37,7 +37,7 @@ from streams.dispatching import decide
 from streams.ending import end_process_on_error
 from streams.errors import RetryableError
 from streams.failpoints import Failpoints
-from streams.ports import Clock, Log, LogRecord, Outgoing, Publisher
+from streams.ports import Clock, GroupSource, Log, LogRecord, Outgoing, Publisher
 from streams.routing import partition_for
 from streams.telemetry import Metrics, Tracing
 from streams.topics import DISPATCHER, DL_DISPATCH, DL_REQUESTS, DL_RESULTS, DL_WORKERS, LIFECYCLE
@@ -57,6 +57,7 @@ class DispatcherPorts:
 
     instance: str
     shards: int
+    source: GroupSource
     publisher: Publisher
     log: Log
     codec: Codec
@@ -68,13 +69,13 @@ class DispatcherPorts:
     failpoints: Failpoints
 
 
-def register(app: Any, ports: DispatcherPorts) -> None:
+def register(app: App, ports: DispatcherPorts) -> None:
     """Add the agent that queues, and the loops that listen to workers and place."""
     service = DispatcherService(ports)
 
-    @app.agent(bytes_topic(app, DL_REQUESTS), name="dispatcher", concurrency=1)
+    @app.agent(batches_of(app, ports.source, DL_REQUESTS), name="dispatcher", concurrency=1)
     async def dispatcher(stream: Any) -> None:
-        await handle_batches(stream, 200, service.queue)
+        await handle_batches(app, stream, 200, service.queue)
 
     @app.on_partitions_assigned.connect
     async def assigned(_app: Any, assigned: Any, **_kwargs: Any) -> None:
@@ -101,7 +102,7 @@ class DispatcherService:
         self._shards: dict[int, DispatchState] = {}
         self._rebuilding: dict[int, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
-        self._acks = Acknowledger(ports.publisher, ports.failpoints, DISPATCHER)
+        self._acks = Acknowledger(ports.publisher, ports.source, ports.failpoints, DISPATCHER)
 
     def own(self, partitions: set[int]) -> None:
         """Take shards over under a new epoch; nothing is placed before their state is rebuilt from the log."""
@@ -139,19 +140,19 @@ class DispatcherService:
         self._rebuilding.pop(partition, None)
         self._wake.set()
 
-    async def queue(self, events: Sequence[Any]) -> None:
+    async def queue(self, records: Sequence[LogRecord]) -> None:
         """Hold requests, and acknowledge each once its RequestQueued is durable."""
-        self._acks.take(events)
-        derived: list[tuple[Any, list[Outgoing]]] = []
-        for event in events:
-            request = await self._decoded(event.value)
-            shard = self._shards.get(event.message.partition)
+        self._acks.take(records)
+        derived: list[tuple[LogRecord, list[Outgoing]]] = []
+        for record in records:
+            request = await self._decoded(record.value)
+            shard = self._shards.get(record.partition)
             out: list[Outgoing] = []
             if isinstance(request, DeepLearningRequested) and shard is not None:
                 evolve(shard, request, self._ports.clock.now_ms())
                 if request.request_id in shard.held:  # a repeat of one that is done needs nothing
-                    out = [self._queued(shard, request, RecordHeaders.parse(event.message.headers))]
-            derived.append((event, out))
+                    out = [self._queued(shard, request, RecordHeaders.parse(record.headers))]
+            derived.append((record, out))
         await self._acks.publish_then_ack(derived)
         self._wake.set()
 

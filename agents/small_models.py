@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from schemas.events import Guess, InferenceRequested
 from streams.errors import RetryableError
-from streams.small_models import CLASSIFY, EMBED, Embedder, SmallAnswer, TextClassifier, Vectors, decide, text_of
+from streams.semantic.texts import Embedder
+from streams.small_models import CLASSIFY, EMBED, SmallAnswer, TextClassifier, Vectors, decide, text_of
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,12 @@ class SmallModelTier:
         """Names of the models of each task that has some, as `AdmissionLimits.task_models` wants them; the first is the default."""
         by_task = {CLASSIFY: tuple(self._classifiers), EMBED: tuple(self._embedders)}
         return {task: names for task, names in by_task.items() if names}
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of each model by its name: answers of another version are never served as known."""
+        embedders = {name: model.version for name, model in self._embedders.items()}
+        return embedders | {name: model.version for name, model in self._classifiers.items()}
 
     def classifier(self, name: str) -> TextClassifier:
         """The classifier of an admitted request's model."""

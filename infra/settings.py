@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     replication: int = Field(1, ge=1, description="Replicas of each topic. 3 with min.insync.replicas 2 where there are three brokers.")
 
     model: str = Field("smollm2-135m-instruct", description="Model that answers where a request names none.")
+    embedder: str = Field("all-minilm-l6-v2", description="Model of the vectors that find like questions. Another one starts semantic knowledge cold: vectors of two models don't compare.")
+    embedder_precision: Literal["int8", "float"] = Field("int8", description="float is a little more exact, takes four times the memory and about twice the CPU. Changing it starts semantic knowledge cold, too.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N. auto takes CUDA where there is one.")
     workers: int = Field(1, ge=0, description="Deep-learning agents that `up` starts (one per GPU).")
     batch_size: int = Field(4, ge=1, description="Requests that a deep-learning agent runs in one batch. More raises throughput and each one's latency.")
@@ -57,6 +59,9 @@ class Settings(BaseSettings):
     default_max_tokens: int = Field(256, description="Tokens to generate where a request does not say.")
     default_deadline_s: float = Field(60.0, description="Deadline of a request that names none.")
     max_deadline_s: float = Field(600.0, description="A later deadline is cut to this; it bounds how far back state is rebuilt from the log.")
+    semantic: Literal["on", "off"] = Field("on", description="off: only identical requests are answered as known, and nothing is checked.")
+    semantic_error_bound: float = Field(0.02, gt=0, lt=0.5, description="The most wrong answers among the semantic ones, as a share. Less serves fewer; a scope that exceeds it is shut off.")
+    semantic_check_share: float = Field(0.02, gt=0, le=1, description="Share of a trusted scope's semantic answers that the deep-learning service checks. Less costs less, and finds a change later.")
     known_max_temperature: float = Field(0.0, description="Answers sampled at a higher temperature are never learned or served as known.")
 
     heartbeat_s: float = Field(1.0, description="Interval of a worker's reports. Three missed ones are its death, so it bounds how fast work moves on.")

@@ -30,17 +30,6 @@ class Label:
     confidence: float
 
 
-class Embedder(Protocol):
-    """Texts to vectors of unit length. `version` changes whenever the same text may give another vector."""
-
-    version: str
-    dimensions: int
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """Vectors (texts, dimensions). Blocks, without the interpreter's lock where it computes."""
-        ...
-
-
 class TextClassifier(Protocol):
     """Texts to labels. `labels` are all that it gives, `out_of_scope` among them where it knows one, else ""."""
 
@@ -50,7 +39,8 @@ class TextClassifier(Protocol):
     out_of_scope: str
 
     def classify(self, texts: Sequence[str], vectors: Vectors) -> list[Label]:
-        """The likeliest label of each text; `vectors` (texts, dimensions) are its embeddings. Blocks as `Embedder.embed` does."""
+        """The likeliest label of each text; `vectors` (texts, dimensions) are its embeddings. Blocks, without the
+        interpreter's lock: call it in a thread."""
         ...
 
     def knows(self, label: Label) -> bool:

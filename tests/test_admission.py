@@ -30,7 +30,7 @@ ASKED = InferenceRequested(
     request_id=REQUEST_ID, tenant="acme", model="large", messages=(Message(role="user", content="Why?"),),
     parameters=Parameters(max_tokens=10), requested_at=NOW - 5,
 )  # fmt: skip
-ENTRY_IDS = EntryIds("a secret")
+ENTRY_IDS = EntryIds("a secret", {})
 KNOWN_WORDS = ["", "acme", "globex", "small", "large", "user", "system", "generate", "default", "no-store", "é"]
 WORDS = st.sampled_from(KNOWN_WORDS) | st.text(max_size=5)
 PARAMETERS = st.builds(
@@ -244,9 +244,9 @@ def test_any_difference_makes_another_entry(request: InferenceRequested, other: 
 
 def test_entries_are_keyed_by_tenant_and_secret() -> None:
     """Who knows the text alone can't compute the id; the id is pinned, since another one makes all knowledge cold."""
-    assert ENTRY_IDS.entry_id(ASKED) == EntryIds("a secret").entry_id(ASKED) == "00a78837a47e823110243280c568ad5687418b48"
-    assert routing_key(ASKED) == b"f8a48fad4db0cc1b2efb762b5ba75ff5"
-    assert len({ids.entry_id(asked(tenant=t)) for ids in (ENTRY_IDS, EntryIds("another")) for t in ("acme", "globex")}) == 4
+    assert ENTRY_IDS.entry_id(ASKED) == EntryIds("a secret", {}).entry_id(ASKED) == "9c852a7157c520f738e9689a0d91730800de9976"
+    assert routing_key(ASKED) == b"02bc1fa931c79c0131c7653d00963cb1"
+    assert len({ids.entry_id(asked(tenant=t)) for ids in (ENTRY_IDS, EntryIds("another", {})) for t in ("acme", "globex")}) == 4
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from agents.deep_learning import DeepLearningPorts
+from agents.dispatcher import DispatcherPorts, DispatcherService
 from agents.generation import Generation
 from schemas.events import (
     DeepLearningRequested,
@@ -27,12 +28,13 @@ from schemas.events import (
 from schemas.ids import uuid7
 from schemas.knowledge import Question
 from schemas.record import Record
+from streams.dispatching import DispatchState, evolve
 from streams.engine import EngineCapacity, GeneratedChunk, GenerationRequest
 from streams.errors import PoisonError
 from streams.failpoints import Failpoints
 from streams.ports import Outgoing, SystemClock
 from streams.telemetry import Metrics, Tracing
-from streams.topics import DEEP_LEARNING
+from streams.topics import DEEP_LEARNING, DISPATCHER
 
 NOW = SystemClock().now_ms()
 HERE = Position(topic="inference.responses", partition=1, offset=-1)
@@ -121,6 +123,25 @@ async def test_a_check_of_a_served_answer_tells_the_client_nothing() -> None:
         events = (await run(checked, engine)).events
         assert [type(event) for event in events] == [GenerationFinished]
         assert isinstance(events[0], GenerationFinished) and events[0].check == CHECK
+
+
+async def test_the_dispatcher_is_silent_too() -> None:
+    """When it gives a check up, its result alone is published, with all that the check carries; any other request fails aloud."""
+    unused: Any = None
+    service = DispatcherService(
+        DispatcherPorts(
+            instance="d", shards=1, publisher=Published(), log=unused, codec=unused, clock=SystemClock(), heartbeat_ms=1000,
+            max_deadline_ms=600_000, metrics=Metrics(CollectorRegistry()), tracing=Tracing(DISPATCHER), failpoints=Failpoints("", Path()),
+        )
+    )  # fmt: skip
+    for request, told in ((replace(ASKED, check=CHECK), [GenerationFinished]), (ASKED, [InferenceFailed, GenerationFinished])):
+        shard = DispatchState("d", NOW, 1000)
+        evolve(shard, replace(request, deadline_at=NOW + 1), NOW)
+        records = service._decisions(0, shard)
+        assert [type(record.event) for record in records] == told
+        finished = records[-1].event
+        assert isinstance(finished, GenerationFinished)
+        assert (finished.task, finished.check, finished.guess) == (request.task, request.check, request.guess)
 
 
 async def test_a_failure_of_anything_else_is_told() -> None:

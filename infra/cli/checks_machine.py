@@ -28,7 +28,8 @@ def machine_checks(settings: Settings) -> list[Check]:
         Check("installation", _installation),
         Check("disk", lambda: _disk(settings)),
         Check("memory", lambda: _memory(settings)),
-        Check("model", lambda: _model(settings)),
+        Check("model", lambda: _model(settings, settings.model)),
+        Check("embedding model", lambda: _model(settings, settings.embedder)),
         Check("stack", lambda: _stack(settings)),
         Check("ports", lambda: _ports(settings)),
         Check("leftover processes", lambda: _leftovers(settings)),
@@ -72,12 +73,12 @@ def _memory(settings: Settings) -> Finding:
     return wrong(f"{detail}, the stack needs about {_MEMORY_MB / 1000:.1f} GB", "end other programs, or take a smaller HEADRACE_MODEL")
 
 
-def _model(settings: Settings) -> Finding:
+def _model(settings: Settings, name: str) -> Finding:
     from infra import models
 
-    if models.is_pulled(settings, settings.model):
-        return ok(f"{settings.model} is here")
-    return wrong(f"{settings.model} is not in {settings.cache}", f"./headrace models pull {settings.model}   (`up` does it, too)")
+    if models.is_pulled(settings, name):
+        return ok(f"{name} is here")
+    return wrong(f"{name} is not in {settings.cache}", f"./headrace models pull {name}   (`up` does it, too)")
 
 
 def _stack(settings: Settings) -> Finding:

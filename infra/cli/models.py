@@ -32,13 +32,14 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print a JS
 
     settings = Settings()
     entries = models.catalog().values()
+    defaults = (settings.model, settings.embedder)
     here = {entry.name: models.is_pulled(settings, entry.name) for entry in entries}
     if as_json:
-        print_json([{**asdict(entry), "pulled": here[entry.name], "default": entry.name == settings.model} for entry in entries])
+        print_json([{**asdict(entry), "pulled": here[entry.name], "default": entry.name in defaults} for entry in entries])
         return
-    states = {e.name: ("here" if here[e.name] else "not pulled") + (", default" if e.name == settings.model else "") for e in entries}
-    rows = [(e.name, states[e.name], str(e.download_mb), str(e.context), e.license) for e in entries]
-    print_table(("model", "state", "download MB", "context", "license"), rows)
+    states = {e.name: ("here" if here[e.name] else "not pulled") + (", default" if e.name in defaults else "") for e in entries}
+    rows = [(e.name, e.kind, states[e.name], str(e.download_mb), str(e.context), e.license) for e in entries]
+    print_table(("model", "kind", "state", "download MB", "context", "license"), rows)
 
 
 def pull(

@@ -50,8 +50,9 @@ def up(
     from infra.local.progress import RichProgress
 
     progress = RichProgress(out())
-    if not models.is_pulled(settings, settings.model):
-        models.pull(settings, settings.model, progress.note)
+    for model in (settings.model, settings.embedder):
+        if not models.is_pulled(settings, model):
+            models.pull(settings, model, progress.note)
     stack = make_stack(settings, progress)
 
     def on_up() -> None:

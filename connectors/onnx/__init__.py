@@ -1,0 +1,1 @@
+"""Small models in ONNX, run by onnxruntime: vectors of texts, and whether two questions ask the same."""

@@ -1,0 +1,1 @@
+"""Semantic answers: candidates, gates, verification, and the rule that decides with an error bound."""
