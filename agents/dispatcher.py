@@ -32,7 +32,8 @@ from streams.acknowledging import Acknowledger, publish_until_done
 from streams.app import App, batches_of, handle_batches
 from streams.coalescing import FRESH_MS, KEYED_KEPT_MS, shared_final
 from streams.decoding import decode_when_possible
-from streams.dispatching import DispatchState, Held, decide, evolve
+from streams.dispatch_state import DispatchState, Held, evolve
+from streams.dispatching import decide
 from streams.ending import end_process_on_error
 from streams.errors import RetryableError
 from streams.failpoints import Failpoints

@@ -136,5 +136,5 @@ def shared_final(request: DeepLearningRequested, answer: GenerationFinished, now
         reason=f"an identical request was being answered: shares the computation of {answer.request_id}", text=answer.text,
         finish_reason=answer.finish_reason, prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens,
         entry_id=request.entry_id, requested_at=request.requested_at, admitted_at=request.admitted_at, completed_at=now_ms,
-        worker=answer.worker, source=request.source, shared_with=answer.request_id,
+        worker=answer.worker or None, source=request.source, shared_with=answer.request_id,
     )  # fmt: skip

@@ -24,6 +24,7 @@ from schemas.events import (
     TokensGenerated,
 )
 from schemas.headers import RecordHeaders
+from schemas.idempotency import IdempotencyKeyAnswered, IdempotencyKeyClaimed
 from schemas.knowledge import AnswerLearned, AnswerRetracted, ScopeShutOff, SemanticHitChecked, WeakLabelGiven
 from schemas.record import Record
 from streams.ports import LogRecord
@@ -31,9 +32,9 @@ from streams.topics import FINALS
 
 # Events of one millisecond are told in the order in which they follow from each other.
 _ORDER: tuple[type[Record], ...] = (
-    InferenceRequested, RequestAdmitted, DeepLearningRequested, RequestQueued, RequestDispatched, GenerationStarted, TokensGenerated,
-    GenerationMoved, InferenceCompleted, InferenceRejected, InferenceFailed, GenerationFinished, AnswerLearned, WeakLabelGiven,
-    SemanticHitChecked, ScopeShutOff, AnswerRetracted, DeadLettered,
+    InferenceRequested, IdempotencyKeyClaimed, RequestAdmitted, DeepLearningRequested, RequestQueued, RequestDispatched, GenerationStarted,
+    TokensGenerated, GenerationMoved, InferenceCompleted, InferenceRejected, InferenceFailed, GenerationFinished, AnswerLearned,
+    IdempotencyKeyAnswered, WeakLabelGiven, SemanticHitChecked, ScopeShutOff, AnswerRetracted, DeadLettered,
 )  # fmt: skip
 _SHOWN_PROMPT = 60
 
@@ -187,6 +188,8 @@ _TEXTS: dict[type[Record], Callable[[Any], str]] = {
     InferenceFailed: lambda e: f"{e.code} in {e.stage}: {e.reason} → {e.remedy}",
     GenerationFinished: lambda e: f"{e.worker or 'the dispatcher'} (epoch {e.epoch}): {e.outcome}, {e.finish_reason}",
     AnswerLearned: lambda e: f"entry {e.entry_id[:12]}…: {e.cause}",
+    IdempotencyKeyClaimed: lambda e: f"key {e.key[:12]}…, body {e.body[:12]}…",
+    IdempotencyKeyAnswered: lambda e: f"key {e.key[:12]}…, body {e.body[:12]}…: by the tier {e.tier}",
     AnswerRetracted: lambda e: f"entry {e.entry_id[:12]}… by {e.retracted_by}: {e.reason}",
     SemanticHitChecked: _checked,
     ScopeShutOff: lambda e: f"{e.reason}; semantic answers of scope {e.scope[:12]}… stop",

@@ -187,6 +187,13 @@ def test_tasks_and_labels_of_lines() -> None:
     assert [(r.task, r.parameters.labels) for r in made] == [("classify", ()), ("embed", ("yes", "no"))]
 
 
+def test_idempotency_keys_of_lines() -> None:
+    """Each line has its own, or none."""
+    lines = ['{"prompt": "A", "idempotency_key": "order 1"}', '"B"']
+    read = [p.asked for p in read_prompts(lines, DEFAULTS) if isinstance(p, Prompt)]
+    assert [make_request(asked, [("user", "x")]).idempotency_key for asked in read] == ["order 1", None]
+
+
 def test_feedback_that_contradicts_itself_is_refused() -> None:
     """Before anything is connected to."""
     for words, code in ((["x", "--right"], "bad_request_id"), ([uuid7(), "--right", "--correction", "b"], "contradiction")):

@@ -6,7 +6,8 @@ from msgspec.structs import replace
 
 from schemas.events import DeepLearningRequested, GenerationFinished, Position, RequestDispatched, SemanticCheck
 from streams.coalescing import FRESH_MS, KEYED_KEPT_MS, shared_end, shared_final
-from streams.dispatching import DispatchState, decide, evolve
+from streams.dispatch_state import DispatchState, evolve
+from streams.dispatching import decide
 from tests.test_dispatching import START, asked, finished, fresh, report
 
 
@@ -118,6 +119,15 @@ def test_a_rebuilt_state_answers_who_was_not_and_nobody_twice() -> None:
     result = finished("a", 1, of=requests[0])
     state = fresh(*requests, result, shared_end(requests[1], result, START))
     assert ends(state) == {"c": ("completed", "a/1")}
+
+
+def test_who_came_while_the_state_was_rebuilt_follows_what_is_placed() -> None:
+    """`x` was heard before the older records were read: `a`, which a worker has, must not be computed a second time for it."""
+    before = fresh(asked("a", entry="e"), report(slots=9))
+    (dispatch,) = (e for e in decide(before, START) if isinstance(e, RequestDispatched))
+    state = fresh(asked("x", entry="e"), asked("y", entry="e"), asked("a", entry="e"), dispatch, report(running={"a": 1}, slots=9))
+    assert placed(state) == []
+    assert state.groups.leader_of == {"x": "a", "y": "a"}
 
 
 def test_the_final_event_of_a_follower_is_its_own() -> None:

@@ -13,7 +13,8 @@ from schemas import events
 from schemas.events import DeepLearningRequested, GenerationFinished, GenerationMoved, RequestDispatched, WorkerReported
 from schemas.record import Record
 from streams.coalescing import FRESH_MS, tokens_of
-from streams.dispatching import MISSED_HEARTBEATS, MOST_PLACEMENTS, DispatchState, Held, decide, evolve
+from streams.dispatch_state import DispatchState, Held, evolve
+from streams.dispatching import MISSED_HEARTBEATS, MOST_PLACEMENTS, decide
 
 START, HEARTBEAT, TICK = 1_000_000, 500, 100
 PATIENCE = MISSED_HEARTBEATS * HEARTBEAT
@@ -179,9 +180,10 @@ class World:
         decide(self.state, self.now)  # decided, and never published
         self.state, self.restarted, self.waited = fresh(*self.log, at=self.now), self.now, set()
         assert fresh(*self.log, *self.log, at=self.now).held == self.state.held, "twice is once"
-        if self.random.random() < 0.5:  # topic after topic, as a rebuilding reads them
+        if self.random.random() < 0.5:  # topic after topic, as a rebuilding reads them, and requests meanwhile
             kinds = (DeepLearningRequested, RequestDispatched, GenerationFinished)
-            self.state = fresh(*(e for kind in kinds for e in self.log if isinstance(e, kind)), at=self.now)
+            early = [e for e in self.log if isinstance(e, DeepLearningRequested)][self.random.randrange(30) :]
+            self.state = fresh(*early, *(e for kind in kinds for e in self.log if isinstance(e, kind)), at=self.now)
         self.check_ends()
 
     def dispatch(self, event: RequestDispatched) -> None:

@@ -20,6 +20,7 @@ from streams.topics import (
     DL_REQUESTS,
     DL_RESULTS,
     FINALS,
+    IDEMPOTENCY,
     KNOWLEDGE,
     KNOWLEDGE_CHECKS,
     LIFECYCLE,
@@ -67,7 +68,10 @@ class StoryReader:
         windows += self._all(DEAD_LETTERS, started - _EARLIER_MS, until)
         windows += self._knowledge(replies, started, until)
         windows += self._all(KNOWLEDGE_CHECKS, started - _EARLIER_MS, until)  # a check of the known answer that it met
-        found = [self._found(request), *replies, *map(self._found, self.log.read(windows, is_mine))]
+        asked = self._found(request).event
+        if isinstance(asked, InferenceRequested) and asked.idempotency_key is not None:
+            windows += self._all(IDEMPOTENCY, started - _EARLIER_MS, until)
+        found = [Found(request, asked), *replies, *map(self._found, self.log.read(windows, is_mine))]
         return [*found, *map(self._found, self.log.read(self._deep_learning(found, until), is_mine))]
 
     def _request(self, request_id: str, started: int, lifecycle: int) -> LogRecord | None:
