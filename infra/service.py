@@ -175,8 +175,8 @@ def _inference(app: App, parts: Parts) -> Callable[[], Any]:
     semantic = knowing.semantic(settings, embedding, answers, parts.codec, parts.log)
     ports = inference.InferencePorts(
         source=parts.source, publisher=parts.publisher, log=parts.log, answers=answers, codec=parts.codec, clock=parts.clock,
-        entry_ids=entry_ids(settings, small.versions), semantic=semantic.tier if semantic else None, knowledge=semantic.knowledge if semantic else None,
-        semantic_max_temperature=settings.known_max_temperature,
+        entry_ids=entry_ids(settings, small.versions), semantic=semantic.tier if semantic else None,
+        knowledge=semantic.knowledge if semantic else None, semantic_max_temperature=settings.known_max_temperature,
         small_models=small, limits=replace(admission_limits(settings), task_models=small.task_models), metrics=parts.metrics,
         tracing=parts.tracing, failpoints=parts.failpoints,
     )  # fmt: skip
@@ -227,7 +227,8 @@ def _learning(app: App, parts: Parts) -> Callable[[], Any]:
     answers = RedisAnswers(settings.redis)
     ports = learning.LearningPorts(
         source=parts.source, publisher=parts.publisher, log=parts.log, answers=answers, codec=parts.codec, clock=parts.clock,
-        judge=knowing.judge(settings), trust=knowing.trust(settings), metrics=parts.metrics, tracing=parts.tracing, failpoints=parts.failpoints,
+        judge=knowing.judge(settings), trust=knowing.trust(settings), metrics=parts.metrics, tracing=parts.tracing,
+        failpoints=parts.failpoints,
     )  # fmt: skip
     service = learning.register(app, ports)
     if (index := knowing.shared_index(settings, parts.codec, parts.log)) is not None:
