@@ -21,7 +21,7 @@ def graph(nets: list[IntentNet], calibration: Calibration, out_of_scope: int | N
 
     Inputs: `vectors` (n, dimensions) float32, `ngrams` (n, most) int64. Outputs: `label` (n) int64 and `confidence` (n) float32. Where
     out of scope is the likeliest, it is the label, and its probability the confidence. The tables of n-grams are 8-bit numbers with a
-    scale for each column: a quarter of the size, and no decision on the held-out rows changes.
+    scale for each column: a quarter of the size.
     """
     made = _Graph()
     each = [made.network(net, str(number)) for number, net in enumerate(nets)]
