@@ -136,7 +136,7 @@ class LearningService:
         return out
 
     def _learned(self, result: GenerationFinished) -> AnswerLearned | None:
-        if result.entry_id is None:
+        if result.entry_id is None or result.guess is not None:  # a weak label is not believed
             return None
         if self.projection.is_retracted(result.entry_id, result.text):
             log.info("retracted_answer_not_learned entry_id=%s request_id=%s", result.entry_id, result.request_id)
