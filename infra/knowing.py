@@ -1,4 +1,4 @@
-"""Puts together what the inference and learning services know by: small models, the semantic tier, and what checks it."""
+"""Puts together what the inference and learning services know by: the embedder, the semantic tier, and what checks it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from connectors.onnx.verifier import OnnxVerifier
+
 from agents.semantic_knowledge import SemanticKnowledge
 from agents.semantic_tier import SemanticPorts, SemanticTier
-from agents.small_models import SmallModelTier
 from connectors.index.in_process import InProcessIndex
 from connectors.index.milvus import MilvusIndex
-from connectors.onnx.classifier import LABELS, OnnxClassifier
 from connectors.onnx.embedder import OnnxEmbedder
-from connectors.onnx.verifier import OnnxVerifier
 from infra import models
 from infra.settings import Settings
 from schemas.codec import Codec
@@ -48,13 +47,6 @@ class Semantic:
 def embedder(settings: Settings, threads: int = 1) -> OnnxEmbedder:
     """The embedding model of the settings. Raises ModelNotPulled."""
     return OnnxEmbedder(models.folder(settings, settings.embedder), settings.embedder_precision, threads, settings.device)
-
-
-def small_models(settings: Settings, embedding: OnnxEmbedder) -> SmallModelTier:
-    """The models of the tasks embed and classify. A shipped classifier is left out where another embedder is configured than its own."""
-    shipped = [OnnxClassifier(found.parent, settings.device) for found in sorted(SHIPPED.glob(f"*/{LABELS}"))]
-    fitting = {classifier.name: classifier for classifier in shipped if classifier.embedder == settings.embedder}
-    return SmallModelTier({settings.embedder: embedding}, fitting, dict.fromkeys(fitting, settings.embedder))
 
 
 def semantic(settings: Settings, embedding: OnnxEmbedder, answers: AnswerStore, codec: Codec, log: Log) -> Semantic | None:

@@ -167,11 +167,12 @@ def _prepare_codec(parts: Parts) -> None:
 
 def _inference(app: App, parts: Parts) -> Callable[[], Any]:
     from infra import knowing  # noqa: PLC0415  # onnxruntime is for this service and learning alone
+    from infra.small_models import small_model_tier  # noqa: PLC0415  # as above
 
     settings = parts.settings
     answers = RedisAnswers(settings.redis)
     embedding = knowing.embedder(settings)
-    small = knowing.small_models(settings, embedding)
+    small = small_model_tier(settings, embedding)
     semantic = knowing.semantic(settings, embedding, answers, parts.codec, parts.log)
     ports = inference.InferencePorts(
         source=parts.source, publisher=parts.publisher, log=parts.log, answers=answers, codec=parts.codec, clock=parts.clock,
