@@ -23,6 +23,7 @@ from streams.errors import RetryableError
 from streams.failpoints import Failpoints
 from streams.idempotency import GRACE_MS, KEPT_MS, IdempotencyKeys, Standing, claim, known_answer
 from streams.ports import Clock, Log, LogFollower, Outgoing, Publisher
+from streams.small_models import SMALL_TASKS
 from streams.topics import IDEMPOTENCY, INFERENCE
 
 log = logging.getLogger(__name__)
@@ -91,9 +92,11 @@ class KeyService:
             if out and answer.request_id == request_id:
                 return out
             return [request.reply(_response(request, answer, self._ports.clock.now_ms()))]
-        if any(isinstance(o.event, DeepLearningRequested) for o in out):
+        if request.admitted.request.task in SMALL_TASKS:  # how the language model is to be asked follows from what a small one guesses
+            return out or await request.by_tiers()
+        if out and not any(isinstance(o.event, InferenceCompleted) for o in out):
             return out
-        return request.pass_on("its idempotency key is being answered")
+        return request.pass_on("its idempotency key is being answered")  # whatever is known here
 
     async def _take(self, request: KeyedRequest, out: Sequence[Outgoing]) -> Standing | None:
         """Publish the claim or the answer that `out` amounts to, and how the request stands once that has been read back."""
@@ -116,11 +119,12 @@ class KeyService:
 
     def _proposal(self, request: KeyedRequest, out: Sequence[Outgoing]) -> IdempotencyKeyClaimed | IdempotencyKeyAnswered | None:
         now, deadline, identity = self._ports.clock.now_ms(), request.admitted.deadline_ms, request.admitted.request
-        for event in (o.event for o in out):
-            if isinstance(event, InferenceCompleted):
+        events = [o.event for o in out]
+        for event in events:
+            if isinstance(event, InferenceCompleted):  # beside it there may be the order to check it
                 return known_answer(request.asked, event, deadline, now)
-            if isinstance(event, DeepLearningRequested):
-                return claim(request.asked, identity.tenant, identity.request_id, deadline, now)
+        if any(isinstance(event, DeepLearningRequested) for event in events):
+            return claim(request.asked, identity.tenant, identity.request_id, deadline, now)
         return None
 
     async def follow_forever(self) -> None:

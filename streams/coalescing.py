@@ -24,9 +24,9 @@ _LOOK_MS = 1_000
 def tokens_of(event: DeepLearningRequested | GenerationFinished) -> tuple[str, ...]:
     """What an identical request has in common with this one, the binding one first. () for what is never shared.
 
-    Checks of known answers have none, since they exist to compute anew.
+    Checks of answers that were served have none, since they exist to compute anew.
     """
-    if event.check is not None:
+    if event.check is not None and event.check.served:
         return ()
     key = (f"key {event.idempotency.key} {event.idempotency.body}",) if event.idempotency is not None else ()
     return key if event.entry_id is None else (*key, f"entry {event.entry_id}")
@@ -120,11 +120,12 @@ class RecentAnswers:
 def shared_end(request: DeepLearningRequested, answer: GenerationFinished, now_ms: int) -> GenerationFinished:
     """The end of a request that shares an answer, by which dispatchers know that it is done.
 
-    Without an entry's id, so that nothing is learned twice; with its idempotency key only where the answer was not another's to it.
+    Without an entry's id, and without the check of a known answer that may have come along: one computation is learned and compared
+    once. With its idempotency key only where the answer is not to that key already.
     """
     own_key = request.idempotency if request.idempotency != answer.idempotency else None
     return replace(
-        answer, request_id=request.request_id, worker="", epoch=0, entry_id=None, finished_at=now_ms, question=None, guess=None,
+        answer, request_id=request.request_id, worker="", epoch=0, entry_id=None, finished_at=now_ms, question=None, guess=None, check=None,
         idempotency=own_key,
     )  # fmt: skip
 

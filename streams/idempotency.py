@@ -88,7 +88,7 @@ def known_answer(asked: Idempotency, final: InferenceCompleted, deadline_at: int
 def computed_answer(result: GenerationFinished) -> IdempotencyKeyAnswered | None:
     """What the learning service publishes of a result; None where there is nothing to answer again. Repeats come out the same."""
     asked = result.idempotency
-    if asked is None or result.outcome != "completed" or result.check is not None:
+    if asked is None or result.outcome != "completed":
         return None
     return IdempotencyKeyAnswered(
         key=asked.key, body=asked.body, tenant=result.tenant, request_id=result.request_id, deadline_at=result.finished_at,

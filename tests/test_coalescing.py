@@ -32,7 +32,7 @@ def test_one_is_computed_and_all_get_its_answer() -> None:
 
 
 def test_only_what_is_identical_and_may_be_shared_follows() -> None:
-    """Another entry, no entry, the same key with another body, and checks of known answers are computed on their own."""
+    """Another entry, no entry, the same key with another body, and checks of served answers are computed on their own."""
     check = SemanticCheck(entry_id="e", similarity=1, score=1, served=True, known_text="", request_id="x")
     other_body = asked("f", key="k")
     assert other_body.idempotency is not None
@@ -41,6 +41,9 @@ def test_only_what_is_identical_and_may_be_shared_follows() -> None:
         replace(other_body, idempotency=replace(other_body.idempotency, body="other")), replace(asked("g", entry="e"), check=check),
     ]  # fmt: skip
     assert placed(fresh(*apart, report(slots=9))) == ["a", "b", "c", "d", "e", "f", "g"]
+    waits = replace(asked("h", entry="e"), check=replace(check, served=False))
+    assert placed(fresh(waits, asked("i", entry="e"), report(slots=9))) == ["h"], "its client waits for the answer"
+    assert shared_end(asked("i", entry="e"), replace(finished("h", 1, of=waits), check=waits.check), START).check is None
 
 
 def test_a_follower_whose_leader_failed_is_tried_on_its_own() -> None:

@@ -110,12 +110,12 @@ def test_only_a_completed_result_with_a_key_answers_it(changes: dict[str, Any]) 
 
 def test_digests_are_keyed_by_tenant_and_tell_bodies_apart() -> None:
     """Neither key nor body can be tested without the secret; what doesn't change the response doesn't change the body."""
-    ids = EntryIds("a secret")
+    ids = EntryIds("a secret", {})
     mine = ids.idempotency(REQUEST)
     assert mine is not None and ids.idempotency(replace(REQUEST, idempotency_key=None)) is None
     assert mine == ids.idempotency(replace(REQUEST, request_id="r2", priority=3, requested_at=5, cache="no-store"))
     theirs = ids.idempotency(replace(REQUEST, tenant="globex"))
-    secret = EntryIds("another").idempotency(REQUEST)
+    secret = EntryIds("another", {}).idempotency(REQUEST)
     other = ids.idempotency(replace(REQUEST, parameters=Parameters(max_tokens=4, temperature=1.0)))
     assert theirs is not None and secret is not None and other is not None
     assert len({mine.key, theirs.key, secret.key}) == 3 == len({mine.body, theirs.body, other.body})

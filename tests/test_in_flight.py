@@ -87,9 +87,14 @@ def keyed(prompt: str, key: str, **more: Any) -> InferenceRequested:
     return request(prompt, **{"parameters": WARM, "idempotency_key": key, **more})
 
 
+def anew(prompt: str, **more: Any) -> InferenceRequested:
+    """A request that no known answer serves, however alike its question is."""
+    return request(prompt, **{"max_tokens": 8, "cache": "no-cache", **more})
+
+
 def test_identical_requests_of_two_agents_are_answered_by_one_computation(stack: RunningStack, client: RequestClient) -> None:
     """Twenty at once through two agents: one is computed, each gets a final event of its own that says whose computation it was."""
-    alike = [request("all the same", max_tokens=8) for _ in range(20)]
+    alike = [anew("all the same") for _ in range(20)]
     with stack.another("inference", 1):
         with frozen(stack, WORKER):
             submit(stack, client, *alike)
@@ -103,7 +108,7 @@ def test_identical_requests_of_two_agents_are_answered_by_one_computation(stack:
 
 def test_a_follower_goes_on_when_its_leader_fails(stack: RunningStack, client: RequestClient) -> None:
     """The leader's deadline ends while no worker is there; the follower, which has longer, is computed on its own."""
-    leader, follower = request("who leads", deadline_s=3), request("who leads", deadline_s=50)
+    leader, follower = anew("who leads", deadline_s=3), anew("who leads", deadline_s=50)
     with frozen(stack, WORKER):
         submit(stack, client, leader, follower)
         time.sleep(3.5)
@@ -158,7 +163,7 @@ def test_a_known_answer_takes_a_key_too(stack: RunningStack, client: RequestClie
 def test_killed_at_this_step_each_key_has_one_response(stack: RunningStack, client: RequestClient, agent: str, point: str) -> None:
     """Four keys and one entry, several requests each: all are answered, those of a group alike, and none of them is computed twice."""
     groups = [[keyed(f"{point} {n}", f"{point} {n}") for _ in range(4)] for n in range(4)]
-    groups.append([request(f"{point} alike", max_tokens=8) for _ in range(4)])
+    groups.append([anew(f"{point} alike") for _ in range(4)])
     everything = [asked for group in groups for asked in group]
     stack.restart_with(agent, f"{point}=kill@2")
     submit(stack, client, *everything)

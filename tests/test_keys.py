@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agents.idempotency import KeyedRequest, KeyPorts, KeyService
 from schemas.codec import Codec
@@ -90,13 +91,13 @@ class Agents:
         self.services.append(KeyService(self._ports))
         self.following.append(asyncio.create_task(self.services[-1].follow_forever()))
 
-    async def settle(self, agent: int, request_id: str, known: str = "", body: str = "b") -> str:
-        """What became of a request: a text, its tier before it, or where it went."""
+    async def settle(self, agent: int, request_id: str, known: str = "", body: str = "b", task: str = "generate") -> str:
+        """What became of a request: a text, its tier before it, or where it went. A known answer comes with the order to check it."""
         asked = Idempotency(key=ASKED.key, body=body)
         now = SystemClock().now_ms()
         admitted = Admitted(
-            request=type(REQUEST)(**{**{f: getattr(REQUEST, f) for f in REQUEST.__struct_fields__}, "request_id": request_id}),
-            deadline_ms=now + 60_000, reply_to=HERE, cacheable=True, known_allowed=True,
+            request=replace(REQUEST, request_id=request_id, task=task), deadline_ms=now + 60_000, reply_to=HERE, cacheable=True,
+            known_allowed=True,
         )  # fmt: skip
 
         def outgoing(event: Record) -> Outgoing:
@@ -106,18 +107,19 @@ class Agents:
             return [outgoing(computation(request_id))]
 
         async def by_tiers() -> list[Outgoing]:
-            return [outgoing(_final(request_id, known, now))] if known else passed_on("unknown")
+            check = outgoing(computation(f"check of {request_id}"))
+            return [outgoing(_final(request_id, known, now)), check] if known else [outgoing(computation(request_id, model="by tiers"))]
 
         request = KeyedRequest(
             asked=asked, admitted=admitted, source=Position(topic="t", partition=0, offset=1), by_tiers=by_tiers, pass_on=passed_on,
             reply=outgoing,
         )  # fmt: skip
         async with asyncio.timeout(5):
-            (out,) = await self.services[agent].settle(request)
+            out = (await self.services[agent].settle(request))[0]
         if isinstance(out.event, InferenceCompleted):
             return f"{out.event.tier} {out.event.text} {out.event.shared_with or ''}".strip()
         assert isinstance(out.event, DeepLearningRequested)
-        return "passed on"
+        return "passed on" if out.event.model == "m" else "by tiers"
 
     async def computes(self, request_id: str) -> None:
         """The deep-learning service answers, and the learning service says so."""
@@ -155,7 +157,8 @@ def test_whoever_comes_while_a_key_is_computed_follows_and_later_ones_get_the_re
     """At both agents, and after one of them has begun anew."""
 
     async def scenario(agents: Agents) -> None:
-        assert await asyncio.gather(agents.settle(0, "r1"), agents.settle(1, "r2"), agents.settle(0, "r3")) == ["passed on"] * 3
+        assert await asyncio.gather(agents.settle(0, "r1"), agents.settle(1, "r2"), agents.settle(0, "r3")) == ["by tiers"] * 3
+        assert await agents.settle(1, "r1") == await agents.settle(1, "r5", known="known") == "passed on"
         await agents.computes("r1")
         assert await agents.settle(1, "r4", known="another") == "idempotency r1/1 r1"
         agents.begin()
@@ -168,9 +171,22 @@ def test_a_known_answer_is_given_only_where_it_was_first() -> None:
     """Of two at once, one knows and the other does not: both get what the first on the log says."""
 
     async def scenario(agents: Agents) -> None:
-        first, second = await asyncio.gather(agents.settle(0, "r1", known="known"), agents.settle(1, "r2"))
-        assert (first, second) in (("exact known", "idempotency known r1"), ("passed on", "passed on"))
-        assert await agents.settle(1, "r3") == ("idempotency known r1" if first == "exact known" else "passed on")
+        told = await asyncio.gather(agents.settle(0, "r1", known="known"), agents.settle(1, "r2"))
+        assert told == ["exact known", "idempotency known r1"]
+        assert await agents.settle(1, "r3") == "idempotency known r1"
+
+    async def other_way(agents: Agents) -> None:
+        assert await asyncio.gather(agents.settle(0, "r2"), agents.settle(1, "r1", known="known")) == ["by tiers", "passed on"]
+
+    run(scenario)
+    run(other_way)
+
+
+def test_the_language_model_is_asked_as_a_small_one_guesses() -> None:
+    """A request for a label that attaches to a key goes by its tiers, which know how to ask."""
+
+    async def scenario(agents: Agents) -> None:
+        assert [await agents.settle(n, f"r{n}", task="classify") for n in (0, 1)] == ["by tiers"] * 2
 
     run(scenario)
 
