@@ -29,13 +29,15 @@ from schemas.headers import RecordHeaders
 from schemas.ids import final_event_id, named_event_id
 from schemas.record import Record
 from streams.acknowledging import Acknowledger, publish_until_done
-from streams.app import bytes_topic, handle_batches
+from streams.app import App, batches_of, handle_batches
+from streams.coalescing import FRESH_MS, KEYED_KEPT_MS, shared_final
 from streams.decoding import decode_when_possible
-from streams.dispatching import DispatchState, Held, decide, evolve
+from streams.dispatch_state import DispatchState, Held, evolve
+from streams.dispatching import decide
 from streams.ending import end_process_on_error
 from streams.errors import RetryableError
 from streams.failpoints import Failpoints
-from streams.ports import Clock, Log, LogRecord, Outgoing, Publisher
+from streams.ports import Clock, GroupSource, Log, LogRecord, Outgoing, Publisher
 from streams.routing import partition_for
 from streams.telemetry import Metrics, Tracing
 from streams.topics import DISPATCHER, DL_DISPATCH, DL_REQUESTS, DL_RESULTS, DL_WORKERS, LIFECYCLE
@@ -55,6 +57,7 @@ class DispatcherPorts:
 
     instance: str
     shards: int
+    source: GroupSource
     publisher: Publisher
     log: Log
     codec: Codec
@@ -66,13 +69,13 @@ class DispatcherPorts:
     failpoints: Failpoints
 
 
-def register(app: Any, ports: DispatcherPorts) -> None:
+def register(app: App, ports: DispatcherPorts) -> None:
     """Add the agent that queues, and the loops that listen to workers and place."""
     service = DispatcherService(ports)
 
-    @app.agent(bytes_topic(app, DL_REQUESTS), name="dispatcher", concurrency=1)
+    @app.agent(batches_of(app, ports.source, DL_REQUESTS), name="dispatcher", concurrency=1)
     async def dispatcher(stream: Any) -> None:
-        await handle_batches(stream, 200, service.queue)
+        await handle_batches(app, stream, 200, service.queue)
 
     @app.on_partitions_assigned.connect
     async def assigned(_app: Any, assigned: Any, **_kwargs: Any) -> None:
@@ -99,7 +102,7 @@ class DispatcherService:
         self._shards: dict[int, DispatchState] = {}
         self._rebuilding: dict[int, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
-        self._acks = Acknowledger(ports.publisher, ports.failpoints, DISPATCHER)
+        self._acks = Acknowledger(ports.publisher, ports.source, ports.failpoints, DISPATCHER)
 
     def own(self, partitions: set[int]) -> None:
         """Take shards over under a new epoch; nothing is placed before their state is rebuilt from the log."""
@@ -123,7 +126,7 @@ class DispatcherService:
             try:
                 requests = await self._ports.log.read(DL_REQUESTS, [partition], since)
                 dispatches = await self._ports.log.read(DL_DISPATCH, None, since)
-                results = await self._ports.log.read(DL_RESULTS, [partition], since)
+                results = await self._ports.log.read(DL_RESULTS, [partition], since - max(FRESH_MS, KEYED_KEPT_MS))
                 break
             except RetryableError as error:
                 log.warning("rebuild_waits partition=%s reason=%s", partition, error)
@@ -137,19 +140,19 @@ class DispatcherService:
         self._rebuilding.pop(partition, None)
         self._wake.set()
 
-    async def queue(self, events: Sequence[Any]) -> None:
+    async def queue(self, records: Sequence[LogRecord]) -> None:
         """Hold requests, and acknowledge each once its RequestQueued is durable."""
-        self._acks.take(events)
-        derived: list[tuple[Any, list[Outgoing]]] = []
-        for event in events:
-            request = await self._decoded(event.value)
-            shard = self._shards.get(event.message.partition)
+        self._acks.take(records)
+        derived: list[tuple[LogRecord, list[Outgoing]]] = []
+        for record in records:
+            request = await self._decoded(record.value)
+            shard = self._shards.get(record.partition)
             out: list[Outgoing] = []
             if isinstance(request, DeepLearningRequested) and shard is not None:
                 evolve(shard, request, self._ports.clock.now_ms())
                 if request.request_id in shard.held:  # a repeat of one that is done needs nothing
-                    out = [self._queued(shard, request, RecordHeaders.parse(event.message.headers))]
-            derived.append((event, out))
+                    out = [self._queued(shard, request, RecordHeaders.parse(record.headers))]
+            derived.append((record, out))
         await self._acks.publish_then_ack(derived)
         self._wake.set()
 
@@ -172,18 +175,23 @@ class DispatcherService:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _TICK_S)
             self._wake.clear()
+            answers: list[Outgoing] = []
             out: list[Outgoing] = []
             for partition, shard in list(self._shards.items()):
                 if partition not in self._rebuilding:
-                    out += self._decisions(partition, shard)
+                    self._decide(partition, shard, answers, out)
+            if answers:  # durable before the log says that those requests have ended: a successor would not answer them
+                self._ports.failpoints.reach("dispatcher.before_share")
+                await publish_until_done(self._ports.publisher, answers, DISPATCHER)
+                self._ports.failpoints.reach("dispatcher.after_share")
             if out:
                 self._ports.failpoints.reach("dispatcher.before_dispatch")
                 await publish_until_done(self._ports.publisher, out, DISPATCHER)
                 self._ports.failpoints.reach("dispatcher.after_dispatch")
 
-    def _decisions(self, partition: int, shard: DispatchState) -> list[Outgoing]:
-        held = dict(shard.held)  # decide() drops what it fails
-        out: list[Outgoing] = []
+    def _decide(self, partition: int, shard: DispatchState, answers: list[Outgoing], out: list[Outgoing]) -> None:
+        """Append the final events of what shares an answer to `answers`, everything else to `out`."""
+        held, traces = dict(shard.held), dict(shard.traces)  # decide() drops what it ends
         for event in decide(shard, self._ports.clock.now_ms()):
             if isinstance(event, RequestDispatched):
                 out += self._dispatched(shard, held[event.request_id], event)
@@ -193,9 +201,26 @@ class DispatcherService:
                 event_id = named_event_id(event.request_id, "moved", event.epoch)
                 headers = self._headers(event, request, event_id, shard.traces.get(event.request_id, ""))
                 out.append(Outgoing(topic=LIFECYCLE, key=event.request_id.encode(), event=event, headers=headers))
+            elif isinstance(event, GenerationFinished) and event.outcome == "completed":
+                answers.append(self._shared(held[event.request_id], event, traces.get(event.request_id, "")))
+                out.append(self._finished(partition, held[event.request_id].request, event))
             elif isinstance(event, GenerationFinished):
                 out += self._failed(partition, held[event.request_id].request, event)
-        return out
+
+    def _shared(self, held: Held, event: GenerationFinished, trace: str) -> Outgoing:
+        assert held.answer is not None
+        request, now = held.request, event.finished_at
+        self._ports.metrics.shared.labels(request.model).inc()
+        self._ports.metrics.request_seconds.labels("deep-learning").observe(max(0, now - request.requested_at) / 1000)
+        final = shared_final(request, held.answer, now)
+        trace = self._ports.tracing.hop(DISPATCHER, trace, request.admitted_at, {"shared_with": held.answer.request_id})
+        headers = self._headers(final, request, final_event_id(request.tenant, request.request_id), trace)
+        key, reply_to = request.request_id.encode(), request.reply_to
+        return Outgoing(topic=reply_to.topic, partition=reply_to.partition, key=key, event=final, headers=headers)
+
+    def _finished(self, partition: int, request: DeepLearningRequested, event: GenerationFinished) -> Outgoing:
+        headers = self._headers(event, request, named_event_id(request.request_id, "finished", "dispatcher"), "")
+        return Outgoing(topic=DL_RESULTS, partition=partition, key=request.model.encode(), event=event, headers=headers)
 
     def _dispatched(self, shard: DispatchState, held: Held, event: RequestDispatched) -> list[Outgoing]:
         request = held.request
@@ -212,17 +237,19 @@ class DispatcherService:
         ]
 
     def _failed(self, partition: int, request: DeepLearningRequested, event: GenerationFinished) -> list[Outgoing]:
+        finished = self._finished(partition, request, event)
+        if request.check is not None and request.check.served:  # its client was answered long ago
+            return [finished]
         code, reason, remedy = _REMEDIES[event.finish_reason]
         final = InferenceFailed(
             request_id=request.request_id, tenant=request.tenant, code=code, reason=reason, retryable=True, remedy=remedy, stage=DISPATCHER,
             epoch=event.epoch, requested_at=request.requested_at, failed_at=event.finished_at, source=request.source,
         )  # fmt: skip
         final_headers = self._headers(final, request, final_event_id(request.tenant, request.request_id), "")
-        headers = self._headers(event, request, named_event_id(request.request_id, "finished", "dispatcher"), "")
         key, reply_to = request.request_id.encode(), request.reply_to
         return [
             Outgoing(topic=reply_to.topic, partition=reply_to.partition, key=key, event=final, headers=final_headers),
-            Outgoing(topic=DL_RESULTS, partition=partition, key=request.model.encode(), event=event, headers=headers),
+            finished,
         ]
 
     def _headers(self, event: Record, request: DeepLearningRequested, event_id: str, trace: str) -> RecordHeaders:

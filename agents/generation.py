@@ -48,6 +48,8 @@ class Generation:
         self._tokens = 0
         self._started_ms: int | None = None
         self._last: GeneratedChunk | None = None
+        # A check's client was answered long ago: all that anybody wants to know is what GenerationFinished says.
+        self._silent = self._request.check is not None and self._request.check.served
 
     async def run(self) -> None:
         """Generate to the end. Whatever goes wrong ends as an event."""
@@ -89,12 +91,14 @@ class Generation:
         return GenerationRequest(
             request_id=f"{r.request_id}/{self._dispatch.epoch}", messages=tuple(ChatMessage(m.role, m.content) for m in r.messages),
             max_tokens=p.max_tokens, temperature=p.temperature, top_p=p.top_p, seed=p.seed, stop=p.stop,
-            deadline=r.deadline_at / 1000 - _STOP_EARLY_S,
+            deadline=r.deadline_at / 1000 - _STOP_EARLY_S, labels=p.labels,
         )  # fmt: skip
 
     async def _tell_start(self, chunk: GeneratedChunk, now: int) -> None:
         self._started_ms = now
         self._ports.metrics.first_token_seconds.observe(max(0, now - self._dispatch.dispatched_at) / 1000)
+        if self._silent:
+            return
         event = GenerationStarted(
             request_id=self._request.request_id, worker=self._ports.worker, epoch=self._dispatch.epoch,
             batch_size=chunk.batch_size, prompt_tokens=chunk.prompt_tokens, started_at=now,
@@ -102,7 +106,7 @@ class Generation:
         await self._publish([self._record(LIFECYCLE, event, "started", self._dispatch.epoch)])
 
     async def _tell(self, tokens: TokensGenerated | None) -> None:
-        if tokens is not None:
+        if tokens is not None and not self._silent:
             topic = TOKENS if self._request.reply_to.topic == RESPONSES else self._request.reply_to.topic
             await self._publish([self._record(topic, tokens, "tokens", tokens.epoch, tokens.first_index)])
 
@@ -124,7 +128,8 @@ class Generation:
             started_at=self._started_ms, first_token_at=self._started_ms, completed_at=now, worker=self._ports.worker,
             epoch=self._dispatch.epoch, source=r.source,
         )  # fmt: skip
-        self._ports.metrics.request_seconds.labels("deep-learning").observe(max(0, now - r.requested_at) / 1000)
+        if not self._silent:
+            self._ports.metrics.request_seconds.labels("deep-learning").observe(max(0, now - r.requested_at) / 1000)
         await self._publish_end(event, "completed", finish)
 
     async def _fail(self, code: str, reason: str, remedy: str, *, retryable: bool) -> None:
@@ -136,12 +141,13 @@ class Generation:
         await self._publish_end(event, "failed", "error")
 
     async def _publish_end(self, final: InferenceCompleted | InferenceFailed, outcome: str, finish: str) -> None:
-        """The final event is durable before the dispatcher may forget the request."""
+        """The final event, where a client waits for one, is durable before the dispatcher may forget the request."""
         self._ports.failpoints.reach("deep-learning.before_produce")
-        reply_to = self._request.reply_to
-        headers = self._headers(final, final_event_id(final.tenant, final.request_id))
-        key = final.request_id.encode()
-        await self._publish([Outgoing(topic=reply_to.topic, partition=reply_to.partition, key=key, event=final, headers=headers)])
+        if not self._silent:
+            reply_to = self._request.reply_to
+            headers = self._headers(final, final_event_id(final.tenant, final.request_id))
+            key = final.request_id.encode()
+            await self._publish([Outgoing(topic=reply_to.topic, partition=reply_to.partition, key=key, event=final, headers=headers)])
         self._ports.failpoints.reach("deep-learning.after_produce")
         await self._publish([self._finished(outcome, finish)])
 
@@ -151,6 +157,7 @@ class Generation:
             request_id=r.request_id, tenant=r.tenant, model=r.model, worker=self._ports.worker, epoch=self._dispatch.epoch, outcome=outcome,
             text="".join(self._text) if done else "", finish_reason=finish, prompt_tokens=self._last.prompt_tokens if self._last else 0,
             completion_tokens=self._tokens, entry_id=r.entry_id if done else None, finished_at=self._ports.clock.now_ms(),
+            task=r.task, question=r.question, check=r.check, guess=r.guess, idempotency=r.idempotency,
         )  # fmt: skip
         event_id = named_event_id(r.request_id, "finished", self._dispatch.epoch)
         return Outgoing(topic=DL_RESULTS, key=r.model.encode(), event=event, headers=self._headers(event, event_id))

@@ -5,73 +5,80 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-from uuid import UUID
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from msgspec.structs import replace
-
+from agents.derived_events import DerivedEvents, Work
+from agents.idempotency import KeyedRequest, KeyPorts, KeyService
 from agents.refusals import Refusals
+from agents.semantic_knowledge import SemanticKnowledge
+from agents.semantic_tier import Asked, Finding, SemanticTier
+from agents.small_models import Outcome, SmallModelTier
 from schemas.codec import Codec, UndecodableRecord
-from schemas.events import DeepLearningRequested, InferenceCompleted, InferenceRequested, Position, RequestAdmitted
+from schemas.events import Guess, Idempotency, InferenceRequested, Position
 from schemas.headers import RecordHeaders
-from schemas.ids import derived_event_id, final_event_id, named_event_id
 from schemas.knowledge import AnswerLearned
 from streams.acknowledging import Acknowledger
 from streams.admission import AdmissionLimits, Admitted, RequestRefused, admit, check_size
-from streams.app import bytes_topic, handle_batches
+from streams.app import App, batches_of, handle_batches
 from streams.ending import end_process_on_error
 from streams.errors import RetryableError
 from streams.failpoints import Failpoints
-from streams.ports import AnswerStore, Clock, Outgoing, Publisher
+from streams.lanes import Lane
+from streams.ports import AnswerStore, Clock, GroupSource, Log, LogRecord, Outgoing, Publisher
 from streams.routing import EntryIds
+from streams.semantic.questions import why_not
+from streams.small_models import SMALL_TASKS, SmallAnswer, labels_to_choose_from, why_not_known
 from streams.telemetry import Metrics, Tracing
-from streams.topics import DL_REQUESTS, INFERENCE, LIFECYCLE, REQUESTS
+from streams.topics import INFERENCE, REQUESTS
 
 log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 500  # bounds the latency of the first of a batch; larger ones measured no faster
+_MOST_SEMANTIC = 32  # what a batch shares, the embedding, gains nothing beyond it, and the first of it waits for the last
+_MOST_SMALL = 64
+_LANE_ROOM = 2000
 _DECODED_KEPT = 4096
 _MOST_APART = 2000
 _LOOK_UPS_AT_ONCE = 8  # of schema ids met for the first time: garbage may not occupy the registry
+
+Lane_of = Literal["small", "semantic"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferencePorts:
     """What the inference service needs of the world."""
 
+    source: GroupSource
     publisher: Publisher
+    log: Log
     answers: AnswerStore
     codec: Codec
     clock: Clock
     entry_ids: EntryIds
+    semantic: SemanticTier | None  # None: only identical requests are known
+    knowledge: SemanticKnowledge | None  # what the semantic tier stands on
+    semantic_max_temperature: float
+    small_models: SmallModelTier
     limits: AdmissionLimits
     metrics: Metrics
     tracing: Tracing
     failpoints: Failpoints
 
 
-@dataclass(slots=True)
-class _Work:
-    """One request record on its way through a batch, and the records derived from it."""
-
-    event: Any
-    headers: RecordHeaders
-    source: Position
-    admitted: Admitted | None = None
-    entry_id: str = ""
-    trace: str | None = None  # context of this hop's span, made once
-    out: list[Outgoing] = field(default_factory=list)
-
-
-def register(app: Any, ports: InferencePorts) -> None:
-    """Add the service's agent to a Faust app."""
+def register(app: App, ports: InferencePorts) -> InferenceService:
+    """Add the service's agent and its loop to a Faust app."""
     service = InferenceService(ports)
 
-    @app.agent(bytes_topic(app, REQUESTS), name="inference", concurrency=1)
+    @app.agent(batches_of(app, ports.source, REQUESTS), name="inference", concurrency=1)
     async def inference(stream: Any) -> None:
-        await handle_batches(stream, MOST_AT_ONCE, service.handle)
+        await handle_batches(app, stream, MOST_AT_ONCE, service.handle)
+
+    app.task(service.keys.follow_forever)
+    if ports.knowledge is not None:
+        app.task(ports.knowledge.follow_forever)
+    return service
 
 
 class InferenceService:
@@ -80,80 +87,149 @@ class InferenceService:
     def __init__(self, ports: InferencePorts) -> None:
         self._ports = ports
         self._refusals = Refusals(INFERENCE, ports.limits, ports.clock)
-        self._acks = Acknowledger(ports.publisher, ports.failpoints, INFERENCE)
+        self._acks = Acknowledger(ports.publisher, ports.source, ports.failpoints, INFERENCE)
+        self.keys = KeyService(
+            KeyPorts(
+                publisher=ports.publisher, log=ports.log, codec=ports.codec, clock=ports.clock, failpoints=ports.failpoints,
+                max_deadline_ms=ports.limits.max_deadline_ms,
+            )
+        )  # fmt: skip
+        self._derived = DerivedEvents(ports.clock, ports.metrics, ports.tracing, ports.limits.default_model)
+        self._semantic_lane = Lane(self._find_semantic, _MOST_SEMANTIC, _LANE_ROOM)
+        self._small_lane = Lane(self._ask_small, _MOST_SMALL, _LANE_ROOM)
         self._look_ups = asyncio.Semaphore(_LOOK_UPS_AT_ONCE)
         self._apart: set[asyncio.Task[None]] = set()
         self._decoded: OrderedDict[bytes, AnswerLearned] = OrderedDict()
         self._count_exact = ports.metrics.requests.labels("exact")
         self._count_admitted = ports.metrics.requests.labels("admitted")
-        self._seconds_exact = ports.metrics.request_seconds.labels("exact")
         self._sizes = ports.metrics.batch_size.labels(INFERENCE)
 
-    async def handle(self, events: Sequence[Any]) -> None:
+    @property
+    def ready(self) -> bool:
+        """Whether keys and knowledge have been read from the log."""
+        return self.keys.ready and (self._ports.knowledge is None or self._ports.knowledge.ready.is_set())
+
+    async def handle(self, records: Sequence[LogRecord]) -> None:
         """Handle a batch. What needs a question to the registry goes apart, so that garbage holds nobody up."""
+        if self._ports.knowledge is not None:
+            await self._ports.knowledge.ready.wait()  # an index that is half there would make misses of what is known
         codec = self._ports.codec
-        self._acks.take(events)
-        known = [event for event in events if codec.knows(event.value)]
-        if len(known) < len(events):
-            for event in events:
-                if not codec.knows(event.value):
-                    task = asyncio.create_task(self._look_up_then_handle(event))
-                    self._apart.add(task)
-                    task.add_done_callback(self._apart.discard)
-                    task.add_done_callback(end_process_on_error)
-            if len(self._apart) > _MOST_APART:  # the stream waits rather than memory grows
-                await asyncio.wait(self._apart, return_when=asyncio.FIRST_COMPLETED)
+        self._acks.take(records)
+        known = [record for record in records if codec.knows(record.value)]
+        if len(known) < len(records):
+            for record in records:
+                if not codec.knows(record.value):
+                    self._go_apart(self._look_up_then_handle(record))
         if known:
             await self._handle_decodable(known)
+        if len(self._apart) > _MOST_APART:  # the stream waits rather than memory grows
+            await asyncio.wait(self._apart, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _look_up_then_handle(self, event: Any) -> None:
+    def _go_apart(self, handling: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(handling)
+        self._apart.add(task)
+        task.add_done_callback(self._apart.discard)
+        task.add_done_callback(end_process_on_error)
+
+    async def _look_up_then_handle(self, record: LogRecord) -> None:
         async with self._look_ups:
             while True:
                 try:
-                    await asyncio.to_thread(self._ports.codec.decode, event.value)
+                    await asyncio.to_thread(self._ports.codec.decode, record.value)
                     break
                 except UndecodableRecord:
                     break
                 except OSError as error:  # without the registry nobody can tell: the record waits, others go on
                     log.warning("registry_away reason=%s", error)
                     await asyncio.sleep(1.0)
-            await self._handle_decodable([event])
+            await self._handle_decodable([record])
 
-    async def _handle_decodable(self, events: Sequence[Any]) -> None:
-        works = [self._admit(event) for event in events]
+    async def _handle_decodable(self, records: Sequence[LogRecord]) -> None:
+        works = [self._admit(record) for record in records]
+        for work in works:
+            if work.admitted is not None and work.idempotency is not None:
+                self._go_apart(self._handle_keyed(work, work.admitted, work.idempotency))
+        self._sizes.observe(len(records))
+        await self._answer_by_tiers([work for work in works if work.idempotency is None])
+
+    async def _handle_keyed(self, work: Work, admitted: Admitted, asked: Idempotency) -> None:
+        """A request with an idempotency key waits for its key, and nobody waits for it."""
+
+        async def by_tiers() -> list[Outgoing]:
+            work.settled = asyncio.get_running_loop().create_future()
+            await self._answer_by_tiers([work])
+            await work.settled
+            return work.out
+
+        request = KeyedRequest(
+            asked=asked, admitted=admitted, source=work.source, by_tiers=by_tiers,
+            pass_on=lambda reason: self._derived.passed_on(work, admitted, reason),
+            reply=lambda final: self._derived.reply(work, admitted, final),
+        )  # fmt: skip
+        try:
+            work.out = await self.keys.settle(request)
+        except RequestRefused as error:
+            work.out = self._refusals.rejected(work.record, work.headers, admitted.request, error)
+            self._ports.metrics.requests.labels(error.code).inc()
+        await self._acks.publish_then_ack([(work.record, work.out)])
+
+    async def _answer_by_tiers(self, works: Sequence[Work]) -> None:
+        """Answer what is known exactly, and hand the rest to the lane of its tier, or pass it on."""
         asked = {w.entry_id: None for w in works if w.admitted is not None and w.admitted.known_allowed}
         answers, away = await self._known(list(asked))
+        here: list[Work] = []
+        small: list[Work] = []
+        semantic: list[Work] = []
         for work in works:
-            if work.admitted is not None:
-                try:
-                    self._answer_or_pass_on(work, work.admitted, answers, away)
-                except Exception as error:  # one request's failure is its own
-                    log.exception("request_failed request_id=%s", work.admitted.request.request_id)
-                    work.out = self._refusals.failed(work.event.message, work.headers, work.admitted, error)
-        self._sizes.observe(len(events))
-        await self._acks.publish_then_ack([(w.event, w.out) for w in works])
+            lane = self._guarded(work, lambda w, a: self._answer_or_choose(w, a, answers, away)) if work.admitted is not None else None
+            (small if lane == "small" else semantic if lane == "semantic" else here).append(work)
+        await self._publish(here)
+        if small:
+            await self._small_lane.put(small)
+        if semantic:
+            await self._semantic_lane.put(semantic)
 
-    def _admit(self, event: Any) -> _Work:
-        message = event.message
-        source = Position(topic=message.topic, partition=message.partition, offset=message.offset)
-        work = _Work(event, RecordHeaders.parse(message.headers), source)
+    async def _publish(self, works: Sequence[Work]) -> None:
+        """Publish what was derived, but for requests that wait for their key: those go on with it."""
+        for work in works:
+            if work.settled is not None:
+                work.settled.set_result(None)
+        if ready := [(w.record, w.out) for w in works if w.settled is None]:
+            await self._acks.publish_then_ack(ready)
+
+    def _guarded(self, work: Work, answer: Callable[[Work, Admitted], Lane_of]) -> Lane_of:
+        """One request's failure is its own: it ends as a failed event."""
+        assert work.admitted is not None
+        try:
+            return answer(work, work.admitted)
+        except Exception as error:
+            log.exception("request_failed request_id=%s", work.admitted.request.request_id)
+            work.out = self._refusals.failed(work.record, work.headers, work.admitted, error)
+            return None
+
+    def _admit(self, record: LogRecord) -> Work:
+        source = Position(topic=record.topic, partition=record.partition, offset=record.offset)
+        work = Work(record, RecordHeaders.parse(record.headers), source)
         ports = self._ports
         request: InferenceRequested | None = None
         try:
-            check_size(event.value, ports.limits)
-            decoded = ports.codec.decode(event.value)
+            check_size(record.value, ports.limits)
+            decoded = ports.codec.decode(record.value)
             if not isinstance(decoded, InferenceRequested):
                 raise UndecodableRecord(f"{type(decoded).__name__} does not belong on {REQUESTS}")
             request = decoded
+            if record.headers is None:
+                raise RequestRefused("unreadable_headers", "a header's name is no UTF-8", "name headers in UTF-8")
             work.admitted = admit(request, work.headers, ports.limits, ports.clock.now_ms())
             work.entry_id = ports.entry_ids.entry_id(work.admitted.request)
+            work.idempotency = ports.entry_ids.idempotency(work.admitted.request)
         except (UndecodableRecord, RequestRefused) as error:
-            work.out = self._refusals.rejected(message, work.headers, request, error)
+            work.out = self._refusals.rejected(record, work.headers, request, error)
             code = error.code if isinstance(error, RequestRefused) else "undecodable"
             ports.metrics.requests.labels(code).inc()
         except Exception as error:  # a request that raises where none should: kept for a person to look at
             log.exception("admission_failed position=%s", work.source)
-            work.out = self._refusals.rejected(message, work.headers, request, error)
+            work.out = self._refusals.rejected(record, work.headers, request, error)
         return work
 
     async def _known(self, entry_ids: list[str]) -> tuple[Mapping[str, bytes], bool]:
@@ -165,17 +241,76 @@ class InferenceService:
             self._ports.metrics.store_away.inc()
             return {}, True
 
-    def _answer_or_pass_on(self, work: _Work, admitted: Admitted, answers: Mapping[str, bytes], away: bool) -> None:
+    def _answer_or_choose(self, work: Work, admitted: Admitted, answers: Mapping[str, bytes], away: bool) -> Lane_of:
+        """Answer what is known exactly; otherwise the lane that goes on with it, or None where it is passed on already."""
         self._ports.failpoints.reach("inference.handle")
         value = answers.get(work.entry_id) if admitted.known_allowed else None
         learned = self._learned(value) if value is not None else None
         if learned is not None:
-            work.out = [self._completed(work, admitted, learned)]
+            work.out = self._derived.exact(work, admitted, learned)
             self._count_exact.inc()
-            return
-        reason = "the store of known answers is away" if away else self._why_unknown(admitted)
-        work.out = self._passed_on(work, admitted, reason)
+            return None
+        if admitted.request.task in SMALL_TASKS:
+            return "small"
+        why = "the store of known answers is away" if away else self._why_unknown(admitted)
+        if self._ports.semantic is not None and admitted.known_allowed and not away:
+            why_not_semantic = why_not(admitted.request, self._ports.semantic_max_temperature)
+            if not why_not_semantic:
+                return "semantic"
+            why = f"{why}; {why_not_semantic}"
+        self._pass_on(work, admitted, why)
+        return None
+
+    def _pass_on(self, work: Work, admitted: Admitted, reason: str, finding: Finding | None = None) -> None:
+        work.out = self._derived.passed_on(work, admitted, reason, finding)
         self._count_admitted.inc()
+
+    async def _find_semantic(self, works: Sequence[Work]) -> None:
+        """The semantic lane."""
+        assert self._ports.semantic is not None
+        scope_of = self._ports.entry_ids.scope
+        asked = [
+            Asked(request=w.admitted.request, scope=scope_of(w.admitted.request), entry_id=w.entry_id) for w in works if w.admitted
+        ]  # fmt: skip
+        findings: Sequence[Finding | Exception]
+        try:
+            findings = await self._ports.semantic.find(asked)
+        except Exception as error:
+            log.exception("semantic_tier_failed requests=%s", len(works))
+            findings = [error] * len(works)
+        for work, finding in zip(works, findings, strict=True):
+            self._guarded(work, lambda w, a, f=finding: self._settle_semantic(w, a, f))  # type: ignore[misc]  # a default in a lambda
+        await self._publish(works)
+
+    def _settle_semantic(self, work: Work, admitted: Admitted, finding: Finding | Exception) -> Lane_of:
+        if isinstance(finding, Exception):  # a tier that breaks makes misses
+            self._pass_on(work, admitted, f"the semantic tier failed: {finding!r}")
+        elif finding.served is not None:
+            work.out = self._derived.semantic(work, admitted, finding)
+            self._ports.metrics.requests.labels("semantic").inc()
+        else:
+            self._pass_on(work, admitted, f"no identical request was answered before; {finding.reason}", finding)
+        return None
+
+    async def _ask_small(self, works: Sequence[Work]) -> None:
+        """The small models' lane."""
+        outcomes = await self._ports.small_models.answer([w.admitted.request for w in works if w.admitted])
+        for work, outcome in zip(works, outcomes, strict=True):
+            self._guarded(work, lambda w, a, o=outcome: self._settle_small(w, a, o))  # type: ignore[misc]  # a default in a lambda
+        await self._publish(works)
+
+    def _settle_small(self, work: Work, admitted: Admitted, outcome: Outcome) -> Lane_of:
+        if isinstance(outcome, SmallAnswer):
+            work.out = self._derived.small(work, admitted, outcome)
+            self._ports.metrics.requests.labels("small-model").inc()
+        elif isinstance(outcome, Guess):
+            classifier = self._ports.small_models.classifier(admitted.request.model)
+            labels = labels_to_choose_from(classifier, admitted.request.parameters.labels)
+            work.out = self._derived.guessed(work, admitted, outcome, why_not_known(outcome), labels)
+            self._count_admitted.inc()
+        else:
+            raise outcome
+        return None
 
     def _learned(self, value: bytes) -> AnswerLearned | None:
         """Decode a known answer; None where that is not possible, which is a miss.
@@ -201,61 +336,3 @@ class InferenceService:
         if admitted.known_allowed:
             return "no identical request was answered before"
         return f"known answers are not asked for (cache {admitted.request.cache}, temperature {admitted.request.parameters.temperature})"
-
-    def _completed(self, work: _Work, admitted: Admitted, learned: AnswerLearned) -> Outgoing:
-        request, now = admitted.request, self._ports.clock.now_ms()
-        event = InferenceCompleted(
-            request_id=request.request_id, tenant=request.tenant, model=request.model, tier="exact",
-            reason="an identical request was answered before", text=learned.text, finish_reason=learned.finish_reason,
-            prompt_tokens=learned.prompt_tokens, completion_tokens=learned.completion_tokens,
-            entry_id=learned.entry_id, learned_from=learned.learned_from,
-            requested_at=request.requested_at, admitted_at=now, completed_at=now, source=work.source,
-        )  # fmt: skip
-        self._seconds_exact.observe(max(0, now - request.requested_at) / 1000)
-        headers = self._headers(work, admitted, event, final_event_id(request.tenant, request.request_id), final=True)
-        return Outgoing(
-            topic=admitted.reply_to.topic, partition=admitted.reply_to.partition,
-            key=request.request_id.encode(), event=event, headers=headers,
-        )  # fmt: skip
-
-    def _passed_on(self, work: _Work, admitted: Admitted, reason: str) -> list[Outgoing]:
-        request, now = admitted.request, self._ports.clock.now_ms()
-        p = request.parameters
-        seed = p.seed if p.seed is not None else UUID(request.request_id).int & (1 << 62) - 1
-        asked = DeepLearningRequested(
-            request_id=request.request_id, tenant=request.tenant, model=request.model, messages=request.messages,
-            parameters=replace(p, seed=seed), priority=request.priority, entry_id=work.entry_id if admitted.cacheable else None,
-            requested_at=request.requested_at, admitted_at=now, deadline_at=admitted.deadline_ms,
-            reply_to=admitted.reply_to, source=work.source,
-        )  # fmt: skip
-        told = RequestAdmitted(
-            request_id=request.request_id, tenant=request.tenant, model=request.model, reason=reason,
-            requested_at=request.requested_at, admitted_at=now, deadline_at=admitted.deadline_ms,
-            reply_to=admitted.reply_to, source=work.source,
-        )  # fmt: skip
-        asked_id = derived_event_id(work.source.topic, work.source.partition, work.source.offset)
-        told_id = named_event_id(request.request_id, "admitted", work.source.partition, work.source.offset)
-        return [
-            Outgoing(
-                topic=LIFECYCLE, key=request.request_id.encode(), event=told, headers=self._headers(work, admitted, told, told_id)
-            ),
-            Outgoing(
-                topic=DL_REQUESTS, key=request.model.encode(), event=asked, headers=self._headers(work, admitted, asked, asked_id)
-            ),
-        ]
-
-    def _headers(self, work: _Work, admitted: Admitted, event: object, event_id: str, *, final: bool = False) -> RecordHeaders:
-        request = admitted.request
-        if work.trace is None:
-            attributes = {"request_id": request.request_id}
-            work.trace = self._ports.tracing.hop(INFERENCE, work.headers.traceparent, request.requested_at, attributes)
-        return RecordHeaders(
-            event=type(event).__name__,
-            tenant=request.tenant,
-            event_id=event_id,
-            causation_id=work.headers.event_id or derived_event_id(work.source.topic, work.source.partition, work.source.offset, -1),
-            correlation_id=request.request_id,
-            traceparent=work.trace,
-            deadline_ms=None if final else admitted.deadline_ms,
-            reply_to=None if final else admitted.reply_to,
-        )

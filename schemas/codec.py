@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import fastavro
 import fastavro.schema
 
+from schemas.avro_writer import Writer, record_writer
 from schemas.events import EVENTS
 from schemas.record import Record
 
@@ -63,6 +64,11 @@ def _reader(name: str) -> Any:
     return fastavro.parse_schema(json.loads(schema_json(name)))
 
 
+@cache
+def _writer(cls: type[Record]) -> Writer:
+    return record_writer(json.loads(schema_json(cls.schema_name())))
+
+
 class Codec:
     """Encodes and decodes all events. Safe to share among threads.
 
@@ -86,10 +92,9 @@ class Codec:
 
     def encode(self, topic: str, record: Record) -> bytes:
         """Bytes of a record for a topic. Raises UnknownSchema where the subject was never registered."""
-        buffer = io.BytesIO()
-        buffer.write(self._frames.get((topic, type(record))) or self._frame(topic, type(record)))
-        fastavro.schemaless_writer(buffer, _reader(record.schema_name()), record.to_dict())
-        return buffer.getvalue()
+        cls = type(record)
+        frame = self._frames.get((topic, cls)) or self._frame(topic, cls)
+        return frame + _writer(cls)(record)
 
     def knows(self, value: bytes | None) -> bool:
         """Whether decoding needs no question to the registry."""

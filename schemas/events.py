@@ -5,6 +5,7 @@ All times are milliseconds since the epoch. What each field means stands in its 
 
 from __future__ import annotations
 
+from schemas.idempotency import IdempotencyKeyAnswered, IdempotencyKeyClaimed
 from schemas.knowledge import (
     AnswerLearned,
     AnswerRetracted,
@@ -316,6 +317,6 @@ EVENTS: tuple[type[Record], ...] = (
     InferenceRequested, InferenceCompleted, InferenceRejected, InferenceFailed, TokensGenerated,
     RequestAdmitted, DeepLearningRequested, RequestQueued, RequestDispatched, GenerationStarted, GenerationMoved, GenerationFinished,
     WorkerReported, AnswerLearned, AnswerRetracted, SemanticHitChecked, EntryObserved, ScopeAssessed, ScopeShutOff, ScopeReopened,
-    WeakLabelGiven, FeedbackGiven, DeadLettered,
+    WeakLabelGiven, FeedbackGiven, IdempotencyKeyClaimed, IdempotencyKeyAnswered, DeadLettered,
 )  # fmt: skip
 Final = InferenceCompleted | InferenceRejected | InferenceFailed

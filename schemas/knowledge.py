@@ -87,10 +87,11 @@ class ScopeAssessed(Record, frozen=True, kw_only=True):
     status: str
     checked: int
     wrong: int
-    log_evidence: float
+    evidence: float
+    wealth: tuple[float, ...]
     limit: float
     reason: str
-    changed_by: str
+    opened_at: int
     recent: tuple[str, ...]
     assessed_at: int
 

@@ -1,95 +1,77 @@
-"""The Faust app of a service, set up around Faust's known traps, and batches of what is queued now.
+"""The Faust app of a service: Faust runs agents, tasks and signals; what its agents read comes in batches from a `GroupSource`.
 
-Traps (issue numbers of faust-streaming): concurrency stays 1 (#606); an exception in an agent's body acknowledges and skips the
-event (#315), so an unexpected one ends the process; agents are named; offsets are acknowledged by us, in order, after the broker has
-acknowledged what was derived from them (streams.acknowledging).
+Faust's own Kafka client stays off. It hands records over one by one, which was most of a service's CPU; it commits past a missing
+acknowledgement (streams.acknowledging); and its traps (issue numbers of faust-streaming) are met here: concurrency stays 1 (#606),
+agents are named, and an exception in an agent's body, which Faust would take for a processed event (#315), ends the process.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import faust
-import mode
-from faust.auth import SASLCredentials
 
 from streams.ending import end_process
-from streams.kafka_access import KafkaAccess
+from streams.ports import GroupSource, LogRecord
 
 
-def create_app(service: str, instance: str, access: KafkaAccess, session_timeout_s: float) -> faust.App:
-    """A Faust app for one service. `service` is the consumer group, `instance` this process's fixed name in it."""
-    return faust.App(
+class _WithoutKafka(faust.App.BootStrategy):  # type: ignore[misc]  # Faust's types say Any
+    enable_kafka = False
+
+
+class App(faust.App):  # type: ignore[misc]  # Faust's types say Any
+    """Faust without its Kafka client, its web server, its tables and its leader."""
+
+    BootStrategy = _WithoutKafka
+
+
+def create_app(service: str) -> App:
+    """A Faust app for one service."""
+    app = App(
         service,
-        broker=f"kafka://{access.bootstrap}",
-        broker_credentials=SASLCredentials(
-            username=access.username, password=access.password, mechanism="SCRAM-SHA-256", ssl_context=access.ssl_context()
-        ),
-        # A static member: after kill -9 its successor of the same name takes the partitions at once, without a rebalance.
-        consumer_group_instance_id=instance,
-        broker_session_timeout=session_timeout_s,
-        broker_heartbeat_interval=session_timeout_s / 3,
-        # How long a rebalance waits for members: one killed in the middle of its own join would hold its successor up for Faust's 60 s.
-        broker_rebalance_timeout=session_timeout_s,
-        broker_commit_interval=1.0,
-        consumer_auto_offset_reset="earliest",  # a group that is new must not skip what was asked before its first start
-        stream_wait_empty=False,
-        topic_disable_leader=True,  # leader election has no user here, and its topic would need rights
-        topic_allow_declare=False,  # topics come from the catalogue alone
         web_enabled=False,  # probes and metrics are served by infra.probes
+        topic_disable_leader=True,  # leader election has no user here
         store="memory://",
         datadir=tempfile.gettempdir(),  # nothing is stored; Faust would make a folder in the working directory
         loghandlers=[logging.NullHandler()],  # logging is configured once, by infra.service
         logging_config=None,
     )
+    app.flow_control.resume()  # channels are suspended until Faust's own consumer has partitions
+    return app
 
 
-class Loops(mode.Service):  # type: ignore[misc]  # mode ships no types
-    """For a service without agents, where a Faust app can't start: plain loops under Faust's own kind of service.
+def batches_of(app: App, source: GroupSource, topic: str) -> Any:
+    """The channel of an agent that reads a topic as a member of the service's group: an item says that there is something to take.
 
-    A loop that raises stops the whole, as a crashed agent does.
+    Pulling instead of pushing: while the agent works, records gather in C, and its next batch is everything that is there.
     """
+    channel = app.channel(maxsize=1)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._loops: list[Callable[[], Awaitable[None]]] = []
+    async def wake() -> None:
+        source.join([topic])
+        while True:
+            await source.wait()
+            await channel.put(source)
 
-    def task(self, loop: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """Add a loop, with the spelling of `faust.App.task`."""
-        self._loops.append(loop)
-        return loop
-
-    async def on_started(self) -> None:
-        for loop in self._loops:
-            self.add_future(loop())
+    app.task(wake)
+    return channel
 
 
-def bytes_topic(app: faust.App, name: str) -> Any:
-    """A topic whose records reach the agent as bytes: decoding is ours, since garbage must not stop the stream."""
-    return app.topic(name, key_type=bytes, key_serializer="raw", value_type=bytes, value_serializer="raw", allow_empty=True)
+async def handle_batches(app: App, stream: Any, most: int, handle: Callable[[Sequence[LogRecord]], Awaitable[None]]) -> None:
+    """The body of an agent: at most `most` records at a time, never waiting for a second one.
 
-
-async def handle_batches(stream: Any, most: int, handle: Callable[[list[Any]], Awaitable[None]]) -> None:
-    """The body of an agent. Faust would acknowledge and skip an event whose handling raised (#315), or start the agent anew."""
-    async for batch in batches(stream, most):
+    Rebalances are told by Faust's signals, with sets of (topic, partition), before the records that follow them.
+    """
+    async for source in stream:
         try:
-            await handle(batch)
+            rebalances, records = source.take(most)
+            for rebalance in rebalances:
+                signal = app.on_partitions_assigned if rebalance.assigned else app.on_partitions_revoked
+                await signal.send({faust.types.TP(*partition) for partition in rebalance.partitions})
+            if records:
+                await handle(records)
         except Exception as error:
             end_process(error)
-
-
-async def batches(stream: Any, most: int) -> AsyncIterator[list[Any]]:
-    """Batches of the events that are queued now, at most `most`; never waits for a second one.
-
-    `stream.take(n, within)` waits its whole window. The events are not acknowledged: call `event.ack()` on each when
-    everything derived from it is durable.
-    """
-    queue = stream.channel.queue
-    async for event in stream.noack().events():
-        batch = [event]
-        while len(batch) < most and not queue.empty():
-            batch.append(queue.get_nowait())
-        yield batch

@@ -1,101 +1,43 @@
-"""The dispatcher's decisions. Pure: `evolve` folds events into the state, `decide` says what happens next.
-
-The state can be folded anew from the log at any time: folding an event twice, or late, changes nothing.
-"""
+"""The dispatcher's decisions. Pure: `decide` says what happens next, from the state that `evolve` folds (streams.dispatch_state)."""
 
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
 
-from schemas.events import DeepLearningRequested, GenerationFinished, GenerationMoved, RequestDispatched, WorkerReported
+from schemas.events import GenerationFinished, GenerationMoved, RequestDispatched
 from schemas.record import Record
+from streams.coalescing import shared_end
+from streams.dispatch_state import DispatchState, Held, Worker, evolve
 
 MISSED_HEARTBEATS = 3
 MOST_PLACEMENTS = 4  # a request that four workers could not serve will not be served by a fifth
-_REMEMBERED_MS = 600_000  # how long beyond its deadline a finished request is known again when its record comes once more
 _FAIL_EARLY_MS = 300  # so that the failure is on the log before the deadline
 
 
-@dataclass(slots=True)
-class Held:
-    """A request that the dispatcher is responsible for. `epoch` counts its placements; `worker` is None while it waits."""
-
-    request: DeepLearningRequested
-    epoch: int = 0
-    worker: str | None = None
-    incarnation: int = 0
-    placed_ms: int = 0
-    not_before_ms: int = 0  # a request that came back is not placed again at once: the worker would only return it again
-
-
-@dataclass(slots=True)
-class Worker:
-    """A worker as its last heartbeat showed it. `seen_ms` is on the dispatcher's clock."""
-
-    report: WorkerReported
-    seen_ms: int
-
-
-@dataclass(slots=True)
-class DispatchState:
-    """What one dispatch shard holds: one partition of the deep-learning requests, and the workers of its models."""
-
-    dispatcher: str
-    dispatcher_epoch: int
-    heartbeat_ms: int
-    held: dict[str, Held] = field(default_factory=dict)
-    workers: dict[str, Worker] = field(default_factory=dict)
-    done: dict[str, int] = field(default_factory=dict)  # request id -> when it may be forgotten
-    traces: dict[str, str] = field(default_factory=dict)  # request id -> W3C trace context; observability, not state
-    order: list[tuple[int, int, str]] = field(default_factory=list)  # heap of (-priority, deadline, request id), lazily cleaned
-
-    def waiting(self, model: str) -> int:
-        """Requests that wait for a worker of that model."""
-        return sum(1 for h in self.held.values() if h.worker is None and h.request.model == model)
-
-
-
-def evolve(state: DispatchState, event: Record, now_ms: int) -> None:
-    """Fold one event into the state."""
-    if isinstance(event, DeepLearningRequested):
-        if event.request_id not in state.held and event.request_id not in state.done:
-            state.held[event.request_id] = Held(event)
-            _enqueue(state, event)
-    elif isinstance(event, RequestDispatched):
-        held = state.held.get(event.request_id)
-        if held is not None and event.epoch > held.epoch:
-            held.epoch, held.worker, held.incarnation, held.placed_ms = event.epoch, event.worker, event.incarnation, event.dispatched_at
-    elif isinstance(event, GenerationMoved):
-        held = state.held.get(event.request_id)
-        if held is not None and held.worker is not None and event.epoch == held.epoch:
-            held.worker = None
-            _enqueue(state, held.request)
-    elif isinstance(event, GenerationFinished):
-        _finish(state, event)
-    elif isinstance(event, WorkerReported):
-        known = state.workers.get(event.worker)
-        # By the worker's own order: a heartbeat that comes late must not raise the dead.
-        if known is None or (event.incarnation, event.reported_at) > (known.report.incarnation, known.report.reported_at):
-            state.workers[event.worker] = Worker(event, now_ms)
-
-
 def decide(state: DispatchState, now_ms: int) -> list[Record]:
-    """What happens now: lost placements move, hopeless requests fail, waiting ones are placed while there is credit.
+    """What happens now: lost placements move, answers are shared, hopeless requests fail, others are placed while there is credit.
 
-    The caller folds each event into the state and publishes it. GenerationFinished here means that the dispatcher gave up.
+    The events are folded into the state already; the caller publishes them. GenerationFinished here means that the dispatcher gave up
+    (failed), or that a request shares another's answer (completed).
     """
     for request_id in [r for r, deadline in state.done.items() if deadline < now_ms]:
         del state.done[request_id]
+    state.recent.forget(now_ms)
     moved = [_moved(held, reason, now_ms) for held in state.held.values() if (reason := _lost(state, held, now_ms))]
     free = {m.request_id for m in moved}
     failed: list[GenerationFinished] = []
     for held in state.held.values():
-        if (held.worker is None or held.request.request_id in free) and (finish := _hopeless(held, now_ms)):
+        if held.answer is None and (held.worker is None or held.request.request_id in free) and (finish := _hopeless(held, now_ms)):
             failed.append(_given_up(held, finish, now_ms))
     out: list[Record] = [*moved, *failed]
     for event in out:
         evolve(state, event, now_ms)
+    while state.answered:
+        answered = state.held[next(iter(state.answered))]
+        assert answered.answer is not None
+        end = shared_end(answered.request, answered.answer, now_ms)
+        evolve(state, end, now_ms)  # and by its key others may be answered
+        out.append(end)
     out += _place(state, now_ms)
     return out
 
@@ -112,7 +54,9 @@ def _place(state: DispatchState, now_ms: int) -> list[Record]:
     while state.order and roomy:  # with no room anywhere, which is how an overload looks, the queue is not touched
         entry = heapq.heappop(state.order)
         waiting = state.held.get(entry[2])
-        if waiting is None or waiting.worker is not None:
+        if waiting is None or waiting.worker is not None or waiting.rank != entry[:2]:
+            continue
+        if entry[2] in state.groups.leader_of:
             continue
         model = waiting.request.model
         worker = _choose(state, model, load, now_ms) if model in roomy and waiting.not_before_ms <= now_ms else None
@@ -182,29 +126,11 @@ def _given_up(held: Held, finish: str, now_ms: int) -> GenerationFinished:
     return GenerationFinished(
         request_id=held.request.request_id, tenant=held.request.tenant, model=held.request.model, worker="", epoch=held.epoch,
         outcome="failed", text="", finish_reason=finish, prompt_tokens=0, completion_tokens=0, entry_id=None, finished_at=now_ms,
+        task=held.request.task, question=held.request.question, check=held.request.check, guess=held.request.guess,
+        idempotency=held.request.idempotency,
     )  # fmt: skip
 
 
 def _moved(held: Held, reason: str, now_ms: int) -> GenerationMoved:
     assert held.worker is not None
     return GenerationMoved(request_id=held.request.request_id, worker=held.worker, epoch=held.epoch, reason=reason, moved_at=now_ms)
-
-
-def _finish(state: DispatchState, event: GenerationFinished) -> None:
-    held = state.held.get(event.request_id)
-    if held is None:
-        if event.outcome != "returned":  # heard before its request, as can be while a state is rebuilt
-            state.done.setdefault(event.request_id, event.finished_at + _REMEMBERED_MS)
-        return
-    if event.outcome == "returned":
-        if held.worker is not None and event.epoch == held.epoch:
-            held.worker, held.not_before_ms = None, event.finished_at + state.heartbeat_ms
-            _enqueue(state, held.request)
-        return
-    state.done[event.request_id] = held.request.deadline_at + _REMEMBERED_MS
-    state.traces.pop(event.request_id, None)
-    del state.held[event.request_id]
-
-
-def _enqueue(state: DispatchState, request: DeepLearningRequested) -> None:
-    heapq.heappush(state.order, (-request.priority, request.deadline_at, request.request_id))

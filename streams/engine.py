@@ -26,6 +26,8 @@ class GenerationRequest:
     `deadline` is in seconds since the epoch: the engine stops there with finish reason "deadline".
     `seed` keys a counter-based sampler: token i of a request depends on (seed, i) and the logits alone, so that another
     worker that starts anew draws the same tokens. `temperature` 0 is greedy.
+    With `labels` the answer is one of them, word for word, and ends with finish reason "stop" where the label does: at each step
+    only tokens that lead to a label are chosen from. `max_tokens` and `stop` then say nothing, since half a label is no answer.
     """
 
     request_id: str
@@ -36,6 +38,7 @@ class GenerationRequest:
     seed: int
     stop: tuple[str, ...]
     deadline: float
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

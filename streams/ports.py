@@ -45,7 +45,38 @@ class LogRecord(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_ms: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
+    headers: Sequence[tuple[str, bytes | None]] | None  # None where they can't be read: a name that is no UTF-8
+
+
+class Rebalance(msgspec.Struct, frozen=True, kw_only=True):
+    """A consumer group has given partitions, as (topic, partition), to this member, or has taken them away."""
+
+    assigned: bool
+    partitions: frozenset[tuple[str, int]]
+
+
+class Offsets(Protocol):
+    """Where a group's progress is kept."""
+
+    def acknowledge(self, topic: str, partition: int, offset: int) -> None:
+        """All records before `offset` are done with. Does not wait."""
+        ...
+
+
+class GroupSource(Offsets, Protocol):
+    """Reads topics as a member of a consumer group."""
+
+    def join(self, topics: Sequence[str]) -> None:
+        """Become a member, and begin to fetch. Call it on the event loop that takes."""
+        ...
+
+    async def wait(self) -> None:
+        """Until there is something to take. Each return asks for one `take`."""
+        ...
+
+    def take(self, most: int) -> tuple[list[Rebalance], list[LogRecord]]:
+        """What is there now, without waiting: changes of what this member owns, and then at most `most` records, in order."""
+        ...
 
 
 class LogFollower(Protocol):

@@ -24,15 +24,17 @@ from schemas.events import (
     TokensGenerated,
 )
 from schemas.headers import RecordHeaders
-from schemas.knowledge import AnswerLearned
+from schemas.idempotency import IdempotencyKeyAnswered, IdempotencyKeyClaimed
+from schemas.knowledge import AnswerLearned, AnswerRetracted, ScopeShutOff, SemanticHitChecked, WeakLabelGiven
 from schemas.record import Record
 from streams.ports import LogRecord
 from streams.topics import FINALS
 
 # Events of one millisecond are told in the order in which they follow from each other.
 _ORDER: tuple[type[Record], ...] = (
-    InferenceRequested, RequestAdmitted, DeepLearningRequested, RequestQueued, RequestDispatched, GenerationStarted, TokensGenerated,
-    GenerationMoved, InferenceCompleted, InferenceRejected, InferenceFailed, GenerationFinished, AnswerLearned, DeadLettered,
+    InferenceRequested, IdempotencyKeyClaimed, RequestAdmitted, DeepLearningRequested, RequestQueued, RequestDispatched, GenerationStarted,
+    TokensGenerated, GenerationMoved, InferenceCompleted, InferenceRejected, InferenceFailed, GenerationFinished, AnswerLearned,
+    IdempotencyKeyAnswered, WeakLabelGiven, SemanticHitChecked, ScopeShutOff, AnswerRetracted, DeadLettered,
 )  # fmt: skip
 _SHOWN_PROMPT = 60
 
@@ -164,6 +166,11 @@ def _completed(e: InferenceCompleted) -> str:
     return f"{e.tier}: {e.reason}{learned}; {_plural(e.completion_tokens, 'token')}, {e.finish_reason}"
 
 
+def _checked(e: SemanticHitChecked) -> str:
+    verdict = "says the same as" if e.same else "says something else than"
+    return f"entry {e.entry_id[:12]}… {verdict} a fresh answer, by {e.judge} at {e.confidence:.2f}"
+
+
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
@@ -181,5 +188,11 @@ _TEXTS: dict[type[Record], Callable[[Any], str]] = {
     InferenceFailed: lambda e: f"{e.code} in {e.stage}: {e.reason} → {e.remedy}",
     GenerationFinished: lambda e: f"{e.worker or 'the dispatcher'} (epoch {e.epoch}): {e.outcome}, {e.finish_reason}",
     AnswerLearned: lambda e: f"entry {e.entry_id[:12]}…: {e.cause}",
+    IdempotencyKeyClaimed: lambda e: f"key {e.key[:12]}…, body {e.body[:12]}…",
+    IdempotencyKeyAnswered: lambda e: f"key {e.key[:12]}…, body {e.body[:12]}…: by the tier {e.tier}",
+    AnswerRetracted: lambda e: f"entry {e.entry_id[:12]}… by {e.retracted_by}: {e.reason}",
+    SemanticHitChecked: _checked,
+    ScopeShutOff: lambda e: f"{e.reason}; semantic answers of scope {e.scope[:12]}… stop",
+    WeakLabelGiven: lambda e: f"{e.label!r} by {e.given_by}; {e.classifier} guessed {e.guess!r} at {e.confidence:.2f}",
     DeadLettered: lambda e: f"by {e.service}, {e.code}: {e.reason} → {e.remedy}",
 }

@@ -26,10 +26,13 @@ class Metrics:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"headrace_{name}", text, labels, registry=registry)
 
-        self.requests = counter("requests", "Requests by what became of them: exact, admitted or a rejection's code.", "outcome")
+        self.requests = counter(
+            "requests", "Requests by what became of them: exact, semantic, small-model, admitted or a rejection's code.", "outcome"
+        )  # fmt: skip
         self.request_seconds = Histogram(
             "headrace_request_seconds", "From the client's request to its final event.", ("tier",), buckets=_SECONDS, registry=registry
         )
+        self.semantic_checks = counter("semantic_checks", "Known answers that were compared with fresh ones, by verdict.", "verdict")
         self.batch_size = Histogram(
             "headrace_batch_size", "Events handled together.", ("service",), buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500), registry=registry
         )
@@ -37,6 +40,7 @@ class Metrics:
         self.store_away = counter("store_away", "Look-ups that missed because the store of known answers did not answer.")
         self.waiting = gauge("waiting_requests", "Requests that the dispatcher holds.", "model")
         self.placed = counter("placements", "Requests placed on workers.", "worker")
+        self.shared = counter("shared_answers", "Requests answered by the computation of an identical one.", "model")
         self.moved = counter("moves", "Placements given up, by reason.", "reason")
         self.wait_seconds = Histogram("headrace_wait_seconds", "From admission to placement.", buckets=_SECONDS, registry=registry)
         self.tokens = counter("tokens", "Tokens generated.")

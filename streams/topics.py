@@ -22,6 +22,7 @@ from schemas.events import (
     TokensGenerated,
     WorkerReported,
 )
+from schemas.idempotency import IdempotencyKeyAnswered, IdempotencyKeyClaimed
 from schemas.knowledge import (
     AnswerLearned,
     AnswerRetracted,
@@ -39,6 +40,7 @@ REQUESTS = "inference.requests"
 RESPONSES = "inference.responses"
 TOKENS = "inference.tokens"
 LIFECYCLE = "inference.lifecycle"
+IDEMPOTENCY = "inference.idempotency"
 DL_REQUESTS = "deep-learning.requests"
 DL_DISPATCH = "deep-learning.dispatch"
 DL_RESULTS = "deep-learning.results"
@@ -117,6 +119,11 @@ def catalogue(tenants: Iterable[str], partitions: int, worker_slots: int) -> tup
         topic(
             LIFECYCLE, "request id", (RequestAdmitted, RequestQueued, RequestDispatched, GenerationStarted, GenerationMoved),
             writers=(INFERENCE, DISPATCHER, DEEP_LEARNING), readers=(CLIENT,), retention_ms=30 * _DAY_MS,
+        ),
+        # Not compacted: the first record of a key counts, and compaction keeps the last. Short segments, so that old ones do go.
+        topic(
+            IDEMPOTENCY, "idempotency key", (IdempotencyKeyClaimed, IdempotencyKeyAnswered),
+            writers=(INFERENCE, LEARNING), readers=(INFERENCE,), retention_ms=2 * _DAY_MS, config={**longest, "segment.ms": str(_HOUR_MS)},
         ),
         topic(DL_REQUESTS, "model", (DeepLearningRequested,), writers=(INFERENCE,), readers=(DISPATCHER,), config=longest),
         topic(

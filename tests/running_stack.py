@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +97,24 @@ class RunningStack:
         record = self.record(agent)
         if not psutil.pid_exists(record["pid"]):
             return False
+        return _says_ready(record["port"])
+
+    @contextmanager
+    def another(self, service: str, index: int, *, wait: bool = True) -> Iterator[None]:
+        """One more process of a service, which joins its group now and leaves it by SIGTERM at the end."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [sys.executable, "-m", "infra.service", service, "--index", str(index), "--port", str(port)]
+        with (self.home / "logs" / f"{service}-{index}.log").open("ab") as output:
+            process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=output, stderr=output)
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{record['port']}/ready", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
+            if wait:
+                eventually(lambda: _says_ready(port), 60, f"{service}-{index} is ready")
+            yield
+        finally:
+            process.terminate()
+            process.wait(40)
 
     def restart_with(self, agent: str, failpoints: str) -> None:
         """Kill an agent so that its successor, started by the supervisor, has these failpoints; wait until that is ready."""
@@ -107,6 +122,14 @@ class RunningStack:
         self.failpoints.write_text(failpoints)
         killed = self.kill(agent)
         eventually(lambda: self.record(agent)["pid"] != killed and self.ready(agent), 60, f"{agent} is back")
+
+
+def _says_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def eventually(condition: Callable[[], bool], within_s: float, what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any
 
 import pytest
@@ -23,24 +24,25 @@ NO_HEADERS = RecordHeaders()
 LIMITS = AdmissionLimits(
     models=frozenset({"small", "large"}), default_model="small", tenants=frozenset({"acme", "globex"}), partitions=4,
     max_request_bytes=1000, max_tokens_limit=512, default_max_tokens=64, default_deadline_ms=60_000,
-    max_deadline_ms=600_000, known_max_temperature=0.0,
+    max_deadline_ms=600_000, known_max_temperature=0.0, task_models={"classify": ("intents",), "embed": ("minilm", "other")},
 )  # fmt: skip
 ASKED = InferenceRequested(
     request_id=REQUEST_ID, tenant="acme", model="large", messages=(Message(role="user", content="Why?"),),
     parameters=Parameters(max_tokens=10), requested_at=NOW - 5,
 )  # fmt: skip
-ENTRY_IDS = EntryIds("a secret")
+ENTRY_IDS = EntryIds("a secret", {})
 KNOWN_WORDS = ["", "acme", "globex", "small", "large", "user", "system", "generate", "default", "no-store", "é"]
 WORDS = st.sampled_from(KNOWN_WORDS) | st.text(max_size=5)
 PARAMETERS = st.builds(
     Parameters, max_tokens=st.none() | st.integers(-2, 600), temperature=st.floats(), top_p=st.floats(), seed=st.none() | st.integers(),
-    stop=st.lists(st.text(max_size=3), max_size=10).map(tuple),
+    stop=st.lists(st.text(max_size=3), max_size=10).map(tuple), labels=st.just(()) | st.lists(st.text(max_size=3), max_size=3).map(tuple),
 )  # fmt: skip
 FINITE = st.floats(0, 2)
 TURNS = st.lists(st.builds(Message, role=WORDS, content=WORDS), max_size=3).map(tuple)
 TIMES = st.integers(-(2**63), 2**63 - 1) | st.integers(NOW - 10_000, NOW + 10**6)
 REQUESTS = st.builds(
-    InferenceRequested, request_id=st.just(REQUEST_ID) | WORDS, tenant=WORDS, model=WORDS, task=st.just("generate") | WORDS, messages=TURNS,
+    InferenceRequested, request_id=st.just(REQUEST_ID) | WORDS, tenant=WORDS, model=WORDS,
+    task=st.sampled_from(["generate", "classify"]) | WORDS, messages=TURNS,
     parameters=PARAMETERS, priority=st.integers(), cache=st.just("default") | WORDS, requested_at=TIMES, deadline_at=st.none() | TIMES,
 )  # fmt: skip
 SCOPED = st.builds(
@@ -87,10 +89,14 @@ def test_defaults_are_filled_in() -> None:
         ("unknown_tenant", {"tenant": ""}), ("unknown_tenant", {"tenant": "Acme"}), ("unknown_model", {"model": "huge"}),
         *(("deadline_passed", changes) for changes in ({"deadline_at": NOW}, {"deadline_at": 0}, {"requested_at": NOW - 60_000})),
         *(("invalid_request", changes) for changes in (
-            {"task": "embed"}, {"cache": "always"}, {"messages": ()}, {"messages": (Message(role="assistant", content="x"),)},
+            {"task": "translate"}, {"task": ""}, {"cache": "always"},
+            {"messages": ()}, {"messages": (Message(role="assistant", content="x"),)},
             {"messages": (Message(role="tool", content="x"), *ASKED.messages)}, {"messages": (Message(role="user", content=" \n"),)},
             {"max_tokens": 0}, {"max_tokens": 513}, {"temperature": -0.1}, {"temperature": 2.1}, {"temperature": float("nan")},
             {"top_p": 0.0}, {"top_p": 1.1}, {"top_p": float("nan")}, {"stop": ("x",) * 9}, {"stop": ("x", "")},
+            {"labels": ("a", "")}, {"labels": ("a", "a")}, {"labels": (" a",)}, {"labels": ("a",), "stop": ("x",)},
+            {"labels": tuple(map(str, range(1001)))},
+            {"idempotency_key": ""}, {"idempotency_key": "k" * 256}, {"idempotency_key": "k\n"},
         )),
     ],
 )  # fmt: skip
@@ -101,6 +107,46 @@ def test_refusals(code: str, changes: dict[str, Any]) -> None:
     assert refused.value.code == code
     assert str(refused.value) and refused.value.remedy
     assert not refused.value.retryable
+
+
+SMALL = {"model": "", "max_tokens": None}
+
+
+@pytest.mark.parametrize(("task", "model"), [("classify", "intents"), ("embed", "minilm")])
+def test_small_tasks_have_models_of_their_own(task: str, model: str) -> None:
+    """The first is the default; nothing of generation is filled in, and a language model is none of theirs."""
+    assert admitted(task=task, **SMALL).request == asked(task=task, model=model, max_tokens=None)
+    with pytest.raises(RequestRefused, match="for the task") as refused:
+        admitted(task=task, model="large", max_tokens=None)
+    assert (refused.value.code, model in refused.value.remedy) == ("unknown_model", True)
+    with pytest.raises(RequestRefused):
+        admitted(model=model)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_tokens": 5}, {"temperature": 0.5}, {"top_p": 0.5}, {"seed": 1}, {"stop": ("x",)}, {"task": "embed", "labels": ("a",)}]
+)
+def test_small_tasks_refuse_what_means_nothing_to_them(changes: dict[str, Any]) -> None:
+    """Who sets it expects something that will not happen."""
+    with pytest.raises(RequestRefused, match="task") as refused:
+        admitted(**(SMALL | {"task": "classify"} | changes))
+    assert refused.value.code == "invalid_request"
+
+
+def test_labels_go_with_classifying_and_generating() -> None:
+    """And they are part of what makes two requests identical; without any, keys are as they always were."""
+    labels = ("yes", "no")
+    assert admitted(labels=labels).request.parameters.labels == labels
+    assert admitted(task="classify", labels=labels, **SMALL).request.parameters.labels == labels
+    assert ENTRY_IDS.entry_id(asked(labels=labels)) != ENTRY_IDS.entry_id(asked(labels=labels[:1])) != ENTRY_IDS.entry_id(ASKED)
+
+
+def test_a_task_without_models_is_not_served() -> None:
+    """An installation without small models says what it has."""
+    bare = dataclasses.replace(LIMITS, task_models={})
+    with pytest.raises(RequestRefused, match="not served") as refused:
+        admit(asked(task="embed", **SMALL), NO_HEADERS, bare, NOW)
+    assert refused.value.remedy.endswith("generate")
 
 
 def test_borders_are_let_in() -> None:
@@ -167,8 +213,8 @@ def test_admission_only_ever_refuses(request: InferenceRequested, headers: Recor
     with contextlib.suppress(RequestRefused):
         entered = admit(request, headers, LIMITS, now_ms)
         assert now_ms < entered.deadline_ms <= now_ms + LIMITS.max_deadline_ms
-        assert entered.request.model in LIMITS.models
-        assert 1 <= (entered.request.parameters.max_tokens or 0) <= 512
+        assert entered.request.model in LIMITS.models_of(entered.request.task)
+        assert entered.request.task != "generate" or 1 <= (entered.request.parameters.max_tokens or 0) <= 512
         assert entered.reply_to.topic in (RESPONSES, reply_topic(request.tenant))
         assert 0 <= entered.reply_to.partition < LIMITS.partitions
         assert admit(entered.request, headers, LIMITS, now_ms).request == entered.request
@@ -198,9 +244,9 @@ def test_any_difference_makes_another_entry(request: InferenceRequested, other: 
 
 def test_entries_are_keyed_by_tenant_and_secret() -> None:
     """Who knows the text alone can't compute the id; the id is pinned, since another one makes all knowledge cold."""
-    assert ENTRY_IDS.entry_id(ASKED) == EntryIds("a secret").entry_id(ASKED) == "00a78837a47e823110243280c568ad5687418b48"
-    assert routing_key(ASKED) == b"f8a48fad4db0cc1b2efb762b5ba75ff5"
-    assert len({ids.entry_id(asked(tenant=t)) for ids in (ENTRY_IDS, EntryIds("another")) for t in ("acme", "globex")}) == 4
+    assert ENTRY_IDS.entry_id(ASKED) == EntryIds("a secret", {}).entry_id(ASKED) == "9c852a7157c520f738e9689a0d91730800de9976"
+    assert routing_key(ASKED) == b"02bc1fa931c79c0131c7653d00963cb1"
+    assert len({ids.entry_id(asked(tenant=t)) for ids in (ENTRY_IDS, EntryIds("another", {})) for t in ("acme", "globex")}) == 4
 
 
 @pytest.mark.parametrize(

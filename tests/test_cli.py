@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from infra.cli import failures
 from infra.cli.ask import Asked, make_request, result
 from infra.cli.checks import Check, ok, run_checks, wrong
 from infra.cli.dead_letters import age_ms, hexdump
+from infra.cli.feedback import BadFeedback
 from infra.cli.logs import log_files
 from infra.cli.main import create_app
 from infra.cli.prompts import BadLine, Prompt, read_prompts
@@ -40,6 +42,7 @@ from schemas.events import (
     RequestQueued,
     TokensGenerated,
 )
+from schemas.ids import uuid7
 from schemas.record import Record
 from streams.errors import PoisonError, RetryableError
 from streams.ports import LogRecord
@@ -176,11 +179,34 @@ def test_prompts_file() -> None:
     assert read[2].asked.model == "m"
 
 
+def test_tasks_and_labels_of_lines() -> None:
+    """A line may name its task and the labels of its answer; what it doesn't say comes from the command."""
+    lines = ['{"task": "classify", "prompt": "A"}', '{"prompt": "B", "parameters": {"labels": ["yes", "no"]}}']
+    read = [p.asked for p in read_prompts(lines, replace(DEFAULTS, task="embed")) if isinstance(p, Prompt)]
+    made = [make_request(asked, [("user", "x")]) for asked in read]
+    assert [(r.task, r.parameters.labels) for r in made] == [("classify", ()), ("embed", ("yes", "no"))]
+
+
+def test_idempotency_keys_of_lines() -> None:
+    """Each line has its own, or none."""
+    lines = ['{"prompt": "A", "idempotency_key": "order 1"}', '"B"']
+    read = [p.asked for p in read_prompts(lines, DEFAULTS) if isinstance(p, Prompt)]
+    assert [make_request(asked, [("user", "x")]).idempotency_key for asked in read] == ["order 1", None]
+
+
+def test_feedback_that_contradicts_itself_is_refused() -> None:
+    """Before anything is connected to."""
+    for words, code in ((["x", "--right"], "bad_request_id"), ([uuid7(), "--right", "--correction", "b"], "contradiction")):
+        ended = CliRunner().invoke(create_app(), ["feedback", *words])
+        assert isinstance(ended.exception, BadFeedback) and ended.exception.code == code
+
+
 @pytest.mark.parametrize(
     "line",
     ["{", "5", "[]", "{}", '{"prompt": 5}', '{"prompt": "a", "messages": []}', '{"messages": []}', '{"messages": [{"role": "user"}]}',
      '{"prompt": "a", "promt": "b"}', '{"prompt": "a", "parameters": {"max_tokens": "5"}}', '{"prompt": "a", "parameters": {"heat": 1}}',
-     '{"prompt": "a", "deadline_s": "soon"}', '{"prompt": "a", "model": 5}'],
+     '{"prompt": "a", "deadline_s": "soon"}', '{"prompt": "a", "model": 5}',
+     '{"prompt": "a", "task": 5}', '{"prompt": "a", "parameters": {"labels": "yes"}}'],
 )  # fmt: skip
 def test_bad_lines_are_named(line: str) -> None:
     """A line that can't be a request is told with its number, and the next one is read."""

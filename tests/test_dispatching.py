@@ -12,7 +12,9 @@ from typing import Any
 from schemas import events
 from schemas.events import DeepLearningRequested, GenerationFinished, GenerationMoved, RequestDispatched, WorkerReported
 from schemas.record import Record
-from streams.dispatching import MISSED_HEARTBEATS, MOST_PLACEMENTS, DispatchState, Held, decide, evolve
+from streams.coalescing import FRESH_MS, tokens_of
+from streams.dispatch_state import DispatchState, Held, evolve
+from streams.dispatching import MISSED_HEARTBEATS, MOST_PLACEMENTS, decide
 
 START, HEARTBEAT, TICK = 1_000_000, 500, 100
 PATIENCE = MISSED_HEARTBEATS * HEARTBEAT
@@ -20,11 +22,15 @@ LATEST = 250  # how late the simulated network delivers, repeats included
 HERE = events.Position(topic="t", partition=0, offset=0)
 
 
-def asked(request_id: str, deadline_at: int = START + 60_000, priority: int = 0, model: str = "m") -> DeepLearningRequested:
-    """A request for the dispatcher."""
+def asked(
+    request_id: str, deadline_at: int = START + 60_000, priority: int = 0, model: str = "m", *, entry: str | None = None, key: str = "",
+    at: int = START,
+) -> DeepLearningRequested:  # fmt: skip
+    """A request for the dispatcher. One with the same entry is identical; one with the same key wants the same answer."""
     return DeepLearningRequested(
         request_id=request_id, tenant="acme", model=model, messages=(), parameters=events.Parameters(), priority=priority,
-        requested_at=START, admitted_at=START, deadline_at=deadline_at, reply_to=HERE, source=HERE,
+        requested_at=at, admitted_at=at, deadline_at=deadline_at, reply_to=HERE, source=HERE, entry_id=entry,
+        idempotency=events.Idempotency(key=key, body="b") if key else None,
     )  # fmt: skip
 
 
@@ -35,11 +41,14 @@ def report(worker: str = "w0", at: int = START, *, running: dict[str, int] | Non
     return WorkerReported(worker=worker, device="cpu", tokens_in_flight=0, prefill_tokens_per_s=0, service_s=1, running=held, **facts)
 
 
-def finished(request_id: str, epoch: int, outcome: str = "completed") -> GenerationFinished:
-    """A worker's result."""
+def finished(
+    request_id: str, epoch: int, outcome: str = "completed", of: DeepLearningRequested | None = None, at: int = START
+) -> GenerationFinished:
+    """A worker's result. Its text is another one for each computation."""
     return GenerationFinished(
-        request_id=request_id, tenant="acme", model="m", worker="w0", epoch=epoch, outcome=outcome, text="", finish_reason="stop",
-        prompt_tokens=0, completion_tokens=0, finished_at=START,
+        request_id=request_id, tenant="acme", model=of.model if of else "m", worker="w0", epoch=epoch, outcome=outcome,
+        text=f"{request_id}/{epoch}" if outcome == "completed" else "", finish_reason="stop", prompt_tokens=0, completion_tokens=0,
+        finished_at=at, entry_id=of.entry_id if of else None, idempotency=of.idempotency if of else None,
     )  # fmt: skip
 
 
@@ -89,6 +98,7 @@ class World:
         self.state, self.restarted = fresh(), START
         self.placed: set[tuple[str, int]] = set()
         self.ended, self.waited = set[str](), set[str]()
+        self.requested, self.answers = dict[str, DeepLearningRequested](), dict[str, GenerationFinished]()
         self.deaths: dict[tuple[str, int], int] = {}
         pick, between = self.random.choice, self.random.randrange
         models = ["m", "n"][: between(1, 3)]
@@ -96,7 +106,10 @@ class World:
         self.requests = between(5, 30)
         for number in range(self.requests):
             when = between(START, START + 6_000)
-            self.at(when, "publish", asked(f"r{number:02}", when + between(600, 5_000), between(3), pick(models)))
+            model = pick(models)
+            entry = pick([None, f"{model}1", f"{model}2"])
+            key = pick(["", "", f"{entry or model + '1'}k"])
+            self.at(when, "publish", asked(f"r{number:02}", when + between(600, 5_000), between(3), model, entry=entry, key=key, at=when))
         for name in self.workers:
             self.at(START + between(HEARTBEAT), "beat", name)
         for kind in ["fault"] * between(6) + ["restart"] * between(3):
@@ -106,12 +119,18 @@ class World:
         heapq.heappush(self.agenda, (when, next(self.count), kind, what))
 
     def deliver(self, event: Record) -> None:
-        self.at(self.now + self.random.randint(1, 50), "hear", event)
+        # Requests come in the order of their partition, and so do results: what a key is decided by.
+        ordered = isinstance(event, DeepLearningRequested | GenerationFinished)
+        self.at(self.now + (10 if ordered else self.random.randint(1, 50)), "hear", event)
         if self.random.random() < 0.15:  # and again, later still
             self.at(self.now + self.random.randint(50, LATEST), "hear", event)
 
     def publish(self, event: Record) -> None:
         self.log.append(event)
+        if isinstance(event, DeepLearningRequested):
+            self.requested[event.request_id] = event
+        if isinstance(event, GenerationFinished) and event.outcome != "returned":
+            self.answers.setdefault(event.request_id, event)
         self.deliver(event)
 
     def run(self) -> None:
@@ -123,6 +142,9 @@ class World:
             self.now = tick
             self.turn()
         assert (len(self.state.held), len(self.ended)) == (0, self.requests), "everything has ended"
+        for key in {r.idempotency for r in self.requested.values() if r.idempotency is not None}:
+            texts = {a.text for r, a in self.answers.items() if self.requested[r].idempotency == key and a.text}
+            assert len(texts) <= 1, "one key, one answer"
 
     def hear(self, event: Record) -> None:
         if not isinstance(event, RequestDispatched):  # its own decisions are folded when they are made
@@ -158,6 +180,10 @@ class World:
         decide(self.state, self.now)  # decided, and never published
         self.state, self.restarted, self.waited = fresh(*self.log, at=self.now), self.now, set()
         assert fresh(*self.log, *self.log, at=self.now).held == self.state.held, "twice is once"
+        if self.random.random() < 0.5:  # topic after topic, as a rebuilding reads them, and requests meanwhile
+            kinds = (DeepLearningRequested, RequestDispatched, GenerationFinished)
+            early = [e for e in self.log if isinstance(e, DeepLearningRequested)][self.random.randrange(30) :]
+            self.state = fresh(*early, *(e for kind in kinds for e in self.log if isinstance(e, kind)), at=self.now)
         self.check_ends()
 
     def dispatch(self, event: RequestDispatched) -> None:
@@ -170,10 +196,10 @@ class World:
         if w.incarnation == event.incarnation and w.running.get(event.request_id) == event.epoch:
             del w.running[event.request_id]
             outcome = self.random.choices(["completed", "failed", "returned"], [8, 1, 1])[0]
-            self.publish(finished(event.request_id, event.epoch, outcome))
+            self.publish(finished(event.request_id, event.epoch, outcome, event.request, self.now))
 
     def turn(self) -> None:
-        before = {r: copy.copy(h) for r, h in self.state.held.items()}
+        held, before = dict(self.state.held), {r: copy.copy(h) for r, h in self.state.held.items()}
         out = decide(self.state, self.now)
         moved = {e.request_id for e in out if isinstance(e, GenerationMoved)}
         for event in out:
@@ -181,11 +207,15 @@ class World:
                 self.check_placement(event, before[event.request_id], moved)
                 self.publish(event)
                 self.at(self.now + self.random.randint(1, 50), "dispatch", event)
+            elif isinstance(event, GenerationFinished) and event.outcome == "completed":
+                self.check_sharing(event, held[event.request_id])
+                self.publish(event)
             elif isinstance(event, GenerationFinished):
                 deadline = before[event.request_id].request.deadline_at
                 assert self.now < deadline or event.request_id not in self.waited, "what waits fails before its deadline"
                 self.publish(event)
-        self.check_queue([before[e.request_id] for e in out if isinstance(e, RequestDispatched)])
+        self.check_queue([self.state.held[e.request_id] for e in out if isinstance(e, RequestDispatched)])
+        self.check_groups()
         self.check_ends()
         for held in self.state.held.values():
             dead = self.deaths.get((held.worker or "", held.incarnation))
@@ -205,13 +235,34 @@ class World:
 
     def check_queue(self, placed: list[Held]) -> None:
         """The most urgent of a model came first, and nobody waits while there is room, but for those that just came back."""
-        waiting = [h for h in self.state.held.values() if h.worker is None and h.not_before_ms <= self.now]
+        following = self.state.groups.leader_of
+        held = [h for r, h in self.state.held.items() if r not in following]
+        waiting = [h for h in held if h.worker is None and h.not_before_ms <= self.now]
         for model in {h.request.model for h in waiting + placed}:
-            ranks, left = ([h.request for h in some if h.request.model == model] for some in (placed, waiting))
-            order = [(-r.priority, r.deadline_at) for r in ranks]
-            assert order == sorted(order) and all((-r.priority, r.deadline_at) >= last for r in left for last in order[-1:])
+            order, left = ([h.rank for h in some if h.request.model == model] for some in (placed, waiting))
+            assert order == sorted(order) and all(rank >= last for rank in left for last in order[-1:])
             able = [w for w in self.state.workers.values() if w.report.model == model and self.now - w.seen_ms <= PATIENCE]
             assert not left or all(w.report.draining or in_flight(self.state, w.report.worker) >= w.report.slots for w in able)
+
+    def check_sharing(self, event: GenerationFinished, held: Held) -> None:
+        """It shares the answer of an identical request, through others where need be, and never one that was there long before."""
+        answer, request = held.answer, held.request
+        assert answer is not None and event.text == answer.text == self.answers[answer.request_id].text and event.entry_id is None
+        assert request.request_id not in self.answers, "one end"
+        assert answer.model == request.model
+        assert request.idempotency is not None or request.admitted_at <= answer.finished_at + FRESH_MS
+
+    def check_groups(self) -> None:
+        """While one of a group is computed, nobody else of it is; a leader is as urgent as the most urgent that it leads."""
+        groups, held = self.state.groups, self.state.held
+        assert all(leader in held and leader not in groups.leader_of for leader in groups.leader_of.values())
+        leaders = {r: h for r, h in held.items() if r not in groups.leader_of}
+        for request_id, one in held.items():
+            assert one.answer is None
+            led = [held[f].request for f in groups.followers.get(request_id, ())]
+            assert request_id in groups.leader_of or one.rank == min((-r.priority, r.deadline_at) for r in (one.request, *led))
+        for one, other in itertools.combinations(leaders.values(), 2):
+            assert self.restarted > START or not {*tokens_of(one.request)} & {*tokens_of(other.request)}, "twice"
 
     def check_ends(self) -> None:
         """What has ended stays ended."""

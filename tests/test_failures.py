@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer
 
+from connectors.registry import ConfluentRegistry
 from infra.access import kafka_access
+from schemas.codec import Codec
 from schemas.events import InferenceCompleted, InferenceFailed, InferenceRejected, InferenceRequested, Message, Parameters
 from schemas.headers import RecordHeaders
 from schemas.ids import uuid7
 from streams.kafka_access import KafkaAccess
+from streams.routing import partition_for
 from streams.topics import DL_REQUESTS, REQUESTS
+from tests.checkout import ROOT
 from tests.running_stack import RunningStack, answers, eventually, request
 
 pytestmark = pytest.mark.stack
@@ -71,6 +77,28 @@ def test_garbage_is_rejected_kept_and_can_be_replayed_while_others_are_answered(
     replayed = stack.cli("dead-letters", "replay", str(ours[0]["id"]))
     assert replayed.returncode == 0, replayed.stderr
     eventually(lambda: len(json.loads(stack.cli("dead-letters", "list", "--json").stdout)) > len(listed), 20, "it failed again")
+
+
+def test_a_header_name_that_is_no_text_is_rejected_and_stops_nobody(stack: RunningStack) -> None:
+    """Such a name breaks the parsers of Kafka clients in Python: a request is rejected, garbage is kept, all services go on."""
+    services = ("inference-0", "sweeper-0")
+    running = [stack.record(name)["pid"] for name in services]
+    client, partitions = stack.client(), stack.settings.partitions
+    here = (uuid7() for _ in iter(int, 1))  # without headers, the reply goes where the id's digest says
+    asked = request("odd", request_id=next(i for i in here if partition_for(i.encode(), partitions) == client.reply_to.partition))
+    client.expect(asked.request_id)
+    before = _dead_letters(stack)
+    codec = Codec(ConfluentRegistry(stack.settings.registry))
+    _publish_with_odd_header(stack, [codec.encode(REQUESTS, asked), b"garbage"])
+    final = answers(client, 30)[asked.request_id]
+    assert isinstance(final, InferenceRejected) and final.code == "unreadable_headers"
+    eventually(lambda: _dead_letters(stack) > before, 20, "the garbage is kept")
+    later = request("and after it?", max_tokens=2)
+    client.submit(later)
+    assert isinstance(answers(client, 60)[later.request_id], InferenceCompleted)
+    client.close()
+    assert all(stack.ready(name) for name in services)
+    assert [stack.record(name)["pid"] for name in services] == running
 
 
 def test_a_request_that_nobody_can_answer_in_time_is_failed_by_the_sweeper(stack: RunningStack) -> None:
@@ -140,6 +168,42 @@ def test_what_the_catalogue_does_not_grant_is_refused(stack: RunningStack) -> No
     assert _read_error(kafka_access(settings, "inference"), DL_REQUESTS) == KafkaError.TOPIC_AUTHORIZATION_FAILED
     wrong = KafkaAccess(producer.bootstrap, producer.security, producer.username, "wrong")
     assert _write_error(wrong, REQUESTS) == KafkaError._MSG_TIMED_OUT
+
+
+# The client in Python is the only one here that takes such a name, and only without its compiled parts.
+_ODD = """
+import asyncio, sys
+from aiokafka import AIOKafkaProducer
+from connectors.registry import ConfluentRegistry
+from infra.access import kafka_access
+from schemas.codec import Codec
+from infra.settings import Settings
+
+class Odd(str):
+    def encode(self, *_):
+        return bytes([0xFF, 0xFE])
+
+async def main():
+    producer = AIOKafkaProducer(**kafka_access(Settings(), "producer-local").aiokafka())
+    await producer.start()
+    for value in sys.argv[2:]:
+        await producer.send_and_wait(sys.argv[1], bytes.fromhex(value), headers=[(Odd("odd"), b"value"), ("tenant", b"local")])
+    await producer.stop()
+
+asyncio.run(main())
+"""
+
+
+def _publish_with_odd_header(stack: RunningStack, values: list[bytes]) -> None:
+    """Records on the request topic with a header whose name is no UTF-8."""
+    command = [sys.executable, "-c", _ODD, REQUESTS, *(value.hex() for value in values)]
+    environment = {**stack.environment, "AIOKAFKA_NO_EXTENSIONS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def _dead_letters(stack: RunningStack) -> int:
+    return len(json.loads(stack.cli("dead-letters", "list", "--json").stdout))
 
 
 def _tier(stack: RunningStack, prompt: str) -> str:

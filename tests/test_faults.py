@@ -14,12 +14,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from connectors.kafka.client import RequestClient
 from connectors.kafka.log import KafkaLog
 from infra.access import kafka_access
 from infra.local.ports import is_free
-from schemas.events import InferenceCompleted
+from schemas.events import InferenceCompleted, InferenceFailed
 from schemas.headers import RecordHeaders
 from streams.ports import LogRecord
 from streams.topics import FINALS, RESPONSES
@@ -96,6 +98,32 @@ def test_kafka_killed_in_the_middle(stack: RunningStack) -> None:
     """Producers, agents and readers wait for it, and go on by themselves."""
     all_ends_well(stack, "kafka", lambda: stack.kill("kafka"))
     eventually(lambda: stack.ready("inference-0"), 60, "the agents are ready")
+
+
+def test_kafka_is_away_when_a_deadline_passes(stack: RunningStack) -> None:
+    """Nobody can end the request meanwhile; within 5 s of Kafka's return its final event is there."""
+    frozen = ("dispatcher-0", "deep-learning-0")
+    for name in frozen:
+        stack.kill(name, signal.SIGSTOP)
+    try:
+        client = stack.client()
+        asked = request("nobody, and no log", deadline_s=3)
+        client.submit(asked)
+        client.flush()
+        stack.kill("kafka")
+        assert asked.deadline_at is not None
+        time.sleep(max(0.0, asked.deadline_at / 1000 - time.time()))
+        assert not answers(client, 0.1)
+        eventually(lambda: _answers_questions(stack), 60, "Kafka is back")
+        finals = answers(client, 5)
+        client.close()
+    finally:
+        for name in frozen:
+            stack.resume(name)
+    final = finals[asked.request_id]
+    assert isinstance(final, InferenceFailed) and final.code == "deadline_exceeded"
+    for name in ("inference-0", "sweeper-0", *frozen):
+        eventually(lambda name=name: stack.ready(name), 60, f"{name} is ready")  # type: ignore[misc]  # a loop variable as default
 
 
 def test_a_second_agent_that_joins_and_leaves_in_the_middle(stack: RunningStack) -> None:
@@ -209,6 +237,14 @@ def _final_ids(stack: RunningStack, partition: int, since_ms: int) -> dict[str, 
         if headers.event in _FINALS:
             ids[headers.correlation_id].add(headers.event_id)
     return ids
+
+
+def _answers_questions(stack: RunningStack) -> bool:
+    try:
+        AdminClient({**kafka_access(stack.settings, "operator").confluent(), "log_level": 0}).list_topics(timeout=1)
+    except KafkaException:
+        return False
+    return True
 
 
 def _is_ready(port: int) -> bool:

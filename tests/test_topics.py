@@ -15,17 +15,17 @@ from schemas.events import EVENTS, Position
 from schemas.headers import RecordHeaders
 from streams import acknowledging, topics
 from streams.acknowledging import Acknowledger
-from streams.app import batches
+from streams.app import create_app, handle_batches
 from streams.errors import RetryableError
 from streams.failpoints import Failpoints
-from streams.ports import Outgoing
+from streams.ports import LogRecord, Outgoing, Rebalance
 from streams.topics import FINALS, OPERATOR, SERVICES, catalogue, producer_user, reply_topic, users
 
 TENANTS = ("acme", "globex")
 CATALOGUE = {topic.name: topic for topic in catalogue(TENANTS, 4, 8)}
 # Of https://kafka.apache.org/documentation/#topicconfigs, what the catalogue may use, with what a value has to be.
 SETTINGS = {
-    "cleanup.policy": {"compact", "delete"}, "retention.ms": int, "delete.retention.ms": int, "max.message.bytes": int,
+    "cleanup.policy": {"compact", "delete"}, "retention.ms": int, "segment.ms": int, "delete.retention.ms": int, "max.message.bytes": int,
     "compression.type": {"uncompressed"}, "min.cleanable.dirty.ratio": float, "message.timestamp.type": {"CreateTime", "LogAppendTime"},
 }  # fmt: skip
 
@@ -141,18 +141,27 @@ async def settle() -> None:
 
 
 class Source:
-    """Source events of one partition that remember in which order they were acknowledged."""
+    """A partition that remembers how far it was acknowledged."""
 
-    def __init__(self, acks: Acknowledger) -> None:
-        self.acked: list[str] = []
-        self._acks = acks
+    def __init__(self) -> None:
+        self.acked: list[int] = []
+        self._next = 0
 
-    def derived(self, *names: str) -> list[tuple[Any, list[Outgoing]]]:
-        """Events that the acknowledger has taken, each with one record derived from it."""
-        where = SimpleNamespace(topic="source", partition=0)
-        events = [SimpleNamespace(message=where, ack=lambda name=name: self.acked.append(name)) for name in names]
-        self._acks.take(events)
-        return [(event, [record(name)]) for event, name in zip(events, names, strict=True)]
+    def acknowledge(self, topic: str, partition: int, offset: int) -> None:
+        assert (topic, partition) == ("source", 0)
+        self.acked.append(offset)
+
+    def records(self, count: int, since: int | None = None) -> list[LogRecord]:
+        """The next records, or those from an offset that were delivered before."""
+        self._next = self._next if since is None else since
+        offsets = range(self._next, self._next + count)
+        self._next += count
+        return [LogRecord(topic="source", partition=0, offset=o, timestamp_ms=0, key=b"", value=b"", headers=()) for o in offsets]
+
+
+def derived(taken: Sequence[LogRecord]) -> list[tuple[LogRecord, list[Outgoing]]]:
+    """Each record with one that follows from it."""
+    return [(source, [record(str(source.offset))]) for source in taken]
 
 
 @pytest.fixture
@@ -161,56 +170,65 @@ def publisher() -> ByHand:
 
 
 @pytest.fixture
-def acks(publisher: ByHand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Acknowledger:
+def source() -> Source:
+    return Source()
+
+
+@pytest.fixture
+def acks(publisher: ByHand, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Acknowledger:
     """Under test; it pauses for nothing."""
     monkeypatch.setattr(acknowledging, "_PAUSE_S", 0)
-    return Acknowledger(publisher, Failpoints("", tmp_path), "s")
+    return Acknowledger(publisher, source, Failpoints("", tmp_path), "s")
 
 
-async def test_a_source_is_acknowledged_after_what_was_derived(acks: Acknowledger, publisher: ByHand) -> None:
-    """All records of a batch go out together, in order, at once; their sources follow when the broker has them, and not before."""
-    source = Source(acks)
-    await acks.publish_then_ack(source.derived("a", "b"))
-    assert [[r.key for r in records] for records, _ in publisher.published] == [[b"a", b"b"]]
+async def publish(acks: Acknowledger, taken: Sequence[LogRecord]) -> None:
+    """Take records and publish what follows from them."""
+    acks.take(taken)
+    await acks.publish_then_ack(derived(taken))
+
+
+async def test_a_source_is_acknowledged_after_what_was_derived(acks: Acknowledger, publisher: ByHand, source: Source) -> None:
+    """All records of a batch go out together, in order, at once; the offset moves when the broker has them, and not before."""
+    await publish(acks, source.records(2))
+    assert [[r.key for r in records] for records, _ in publisher.published] == [[b"0", b"1"]]
     await settle()
     assert source.acked == []
     publisher.answer(0)
     await settle()
-    assert source.acked == ["a", "b"]
+    assert source.acked == [2]
 
 
-async def test_a_failed_publish_is_tried_until_it_is_done(acks: Acknowledger, publisher: ByHand) -> None:
+async def test_a_failed_publish_is_tried_until_it_is_done(acks: Acknowledger, publisher: ByHand, source: Source) -> None:
     """The same records again, and no acknowledgement in between."""
-    source = Source(acks)
-    await acks.publish_then_ack(source.derived("a"))
+    await publish(acks, source.records(1))
     for attempt in range(3):
         publisher.answer(attempt, RetryableError("away", "Kafka is away", "wait"))
         await settle()
         assert source.acked == []
-    assert [records for records, _ in publisher.published] == [[record("a")]] * 4
+    assert [records for records, _ in publisher.published] == [[record("0")]] * 4
     publisher.answer(3)
     await settle()
-    assert source.acked == ["a"]
+    assert source.acked == [1]
 
 
-async def test_an_unexpected_error_ends_the_process(acks: Acknowledger, publisher: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unexpected_error_ends_the_process(
+    acks: Acknowledger, publisher: ByHand, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is acknowledged: the successor does it again."""
     exits: list[int] = []
     monkeypatch.setattr("streams.ending.os._exit", exits.append)
-    source = Source(acks)
-    await acks.publish_then_ack(source.derived("broken"))
+    await publish(acks, source.records(1))
     publisher.answer(0, RuntimeError("a bug"))
     await settle()
     assert exits == [70]
     assert source.acked == []
 
 
-async def test_batches_finish_in_any_order_and_are_bounded(acks: Acknowledger, publisher: ByHand) -> None:
-    """Two are under way; a third is handed over when one is done. A source waits for those before it: Faust would jump the gap."""
-    source = Source(acks)
-    await acks.publish_then_ack(source.derived("a"))
-    await acks.publish_then_ack(source.derived("b"))
-    third = asyncio.create_task(acks.publish_then_ack(source.derived("c")))
+async def test_batches_finish_in_any_order_and_are_bounded(acks: Acknowledger, publisher: ByHand, source: Source) -> None:
+    """Two are under way; a third is handed over when one is done. An offset never jumps over a batch that isn't durable."""
+    await publish(acks, source.records(1))
+    await publish(acks, source.records(1))
+    third = asyncio.create_task(publish(acks, source.records(1)))
     await settle()
     assert len(publisher.published) == 2 and not third.done()
     publisher.answer(1)
@@ -219,33 +237,70 @@ async def test_batches_finish_in_any_order_and_are_bounded(acks: Acknowledger, p
     publisher.answer(2)
     publisher.answer(0)
     await settle()
-    assert source.acked == ["a", "b", "c"]
+    assert source.acked == [3]
 
 
-class Stream:
-    """What `batches` needs of a Faust stream: unacknowledged events, the first of each batch by iteration, the others queued."""
-
-    def __init__(self) -> None:
-        self.channel = SimpleNamespace(queue=asyncio.Queue[str]())
-
-    def noack(self) -> Stream:
-        return self
-
-    async def events(self) -> AsyncIterator[str]:
-        while True:
-            yield await self.channel.queue.get()
-
-
-async def test_a_batch_is_what_is_queued_now() -> None:
-    """At most so many, in order; and never a wait for a second one."""
-    stream = Stream()
-    for name in "abcde":
-        stream.channel.queue.put_nowait(name)
-    batch = batches(stream, 3)
-    assert [await anext(batch), await anext(batch)] == [["a", "b", "c"], ["d", "e"]]
-    waiting = asyncio.ensure_future(anext(batch))
+async def test_a_record_that_went_apart_holds_its_partition_back(acks: Acknowledger, publisher: ByHand, source: Source) -> None:
+    """Of three taken together one is published later: none of what came with it or after it is acknowledged before."""
+    first, apart, last = source.records(3)
+    acks.take([first, apart, last])
+    await acks.publish_then_ack(derived([first, last]))
+    await publish(acks, source.records(2))
+    publisher.answer(0)
+    publisher.answer(1)
     await settle()
-    assert not waiting.done()
-    stream.channel.queue.put_nowait("f")
+    assert source.acked == []
+    await acks.publish_then_ack(derived([apart]))
+    publisher.answer(2)
     await settle()
-    assert waiting.result() == ["f"]
+    assert source.acked == [5]
+
+
+async def test_what_is_delivered_again_after_a_rebalance_counts_by_itself(acks: Acknowledger, publisher: ByHand, source: Source) -> None:
+    """The same offsets twice under way: the end of the first delivery does not stand for the second."""
+    await publish(acks, source.records(2))
+    again = source.records(3, since=0)
+    acks.take(again)
+    await acks.publish_then_ack(derived(again[:1]))
+    publisher.answer(0)
+    publisher.answer(1)
+    await settle()
+    assert source.acked == [2]
+    await acks.publish_then_ack(derived(again[1:]))
+    publisher.answer(2)
+    await settle()
+    assert source.acked == [2, 3]
+
+
+class Waiting:
+    """A group source with records 0 … count-1 to take, after a rebalance."""
+
+    def __init__(self, source: Source, count: int) -> None:
+        self._left = source.records(count)
+        self._rebalances = [Rebalance(assigned=True, partitions=frozenset({("source", 0)}))]
+
+    def take(self, most: int) -> tuple[list[Rebalance], list[LogRecord]]:
+        taken, self._left = self._left[:most], self._left[most:]
+        told, self._rebalances = self._rebalances, []
+        return told, taken
+
+
+async def test_a_batch_is_what_is_there_when_its_turn_comes(source: Source) -> None:
+    """At most so many, in order; a rebalance is told before the records that follow it; nothing to take is no batch."""
+    app = create_app("s")
+    seen: list[object] = []
+
+    @app.on_partitions_assigned.connect
+    async def assigned(_app: Any, assigned: Any, **_kwargs: Any) -> None:
+        seen.append(set(assigned))
+
+    async def handle(records: Sequence[LogRecord]) -> None:
+        seen.append([r.offset for r in records])
+
+    async def stream() -> AsyncIterator[Waiting]:
+        waiting = Waiting(source, 5)
+        for _ in range(3):
+            yield waiting
+
+    await handle_batches(app, stream(), 3, handle)
+    assert seen == [{("source", 0)}, [0, 1, 2], [3, 4]]

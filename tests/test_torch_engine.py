@@ -104,6 +104,37 @@ async def test_stop_string_ends_the_answer_before_it(engine: GenerationEngine) -
     assert (got.text, got.finish) == (whole[: whole.index(stop)], "stop")
 
 
+LABELS = ("balance", "transfer", "transfer_money", "no intent")
+
+
+async def test_labels_bound_the_answer(engine: GenerationEngine) -> None:
+    """The answer is one of them, word for word, whatever the model would rather say, at any temperature, and however few tokens it may."""
+    for prompt in PROMPTS:
+        got = await answer(engine, request(prompt, labels=LABELS, max_tokens=2))
+        assert (got.text in LABELS, got.finish) == (True, "stop")
+        assert got.token_ids == (await answer(engine, request(prompt, labels=LABELS))).token_ids
+    sampled = [await answer(engine, request("a", labels=LABELS, temperature=2.0, seed=seed)) for seed in range(12)]
+    assert {got.text for got in sampled} <= set(LABELS)
+    assert len({got.text for got in sampled}) > 1
+    again = await answer(engine, request("a", labels=LABELS, temperature=2.0, seed=3))
+    assert again.token_ids == sampled[3].token_ids
+
+
+async def test_labels_within_a_running_batch(engine: GenerationEngine) -> None:
+    """Constrained and free requests share the batch, and each answers as alone."""
+    wanted = [request("one", max_tokens=40), request("two", labels=LABELS), request("three", labels=("yes", "no"), request_id="3")]
+    alone = [await answer(engine, one) for one in wanted]
+    mixed = await asyncio.gather(*(answer(engine, one) for one in wanted))
+    assert [one.token_ids for one in mixed] == [one.token_ids for one in alone]
+    assert max(chunk.batch_size for chunk in mixed[0].chunks) == SLOTS
+
+
+async def test_labels_that_are_no_text_are_poison(engine: GenerationEngine) -> None:
+    """An empty label, and one that would end the answer."""
+    for label in ("", "<|end|>"):
+        assert isinstance((await answer(engine, request("a", labels=("fine", label)))).error, PoisonError)
+
+
 async def test_cancel_frees_the_slot(engine: GenerationEngine) -> None:
     """The stream ends with "cancelled" at the next step, and the slot serves somebody else."""
 

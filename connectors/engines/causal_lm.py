@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.utils import logging as transformers_logging
 
 from connectors.engines.kv_batch import KvBatch
+from connectors.engines.label_trie import LabelTrie, LabelTries
 from streams.engine import ChatMessage
 from streams.errors import PoisonError
 
@@ -31,7 +32,7 @@ class UnusableModel(PoisonError):
 
 
 class CausalLm:
-    """Prompts in, logits out. Every call belongs to the decode thread, except `encode`, which any thread may call."""
+    """Prompts in, logits out. Every call belongs to the decode thread, except `encode` and `trie`, which any thread may call."""
 
     def __init__(self, folder: Path, device: str, threads: int) -> None:
         """Load. `device` is auto, cpu, cuda or cuda:N. `threads` > 0 bounds torch's CPU threads, for the calling thread's work alone."""
@@ -49,6 +50,7 @@ class CausalLm:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).to(self.device).eval()
         self.context = int(self.model.config.max_position_embeddings)
         self.end_ids = _end_ids(self._tokenizer.eos_token_id, self.model.config, self.model.generation_config)
+        self._tries = LabelTries(self._plain_ids, self.decode, self.end_ids)
         _give_back_memory()
 
     def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
@@ -63,9 +65,16 @@ class CausalLm:
         except jinja2.TemplateError as error:  # templates refuse by raising, e.g. when roles do not alternate
             raise BadMessages("bad_messages", str(error), "order the messages as the model's chat template expects") from error
         try:
-            return list(self._tokenizer.encode(text, add_special_tokens=False))
+            return self._plain_ids(text)
         except (UnicodeError, TypeError) as error:  # half of a surrogate pair, which JSON can carry and UTF-8 can't
             raise BadMessages("bad_messages", "the text is not valid Unicode", "send text that can be written as UTF-8") from error
+
+    def trie(self, labels: tuple[str, ...]) -> LabelTrie:
+        """What leads to one of the labels. Any thread may call it. Raises `BadLabels`."""
+        return self._tries.of(labels)
+
+    def _plain_ids(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids without special tokens, byte for byte."""

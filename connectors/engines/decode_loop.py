@@ -18,7 +18,7 @@ from connectors.engines.causal_lm import CausalLm
 from connectors.engines.generation import Generation
 from connectors.engines.kv_batch import KvBatch
 from connectors.engines.rates import Rates
-from connectors.engines.sampling import draw, uniform
+from connectors.engines.sampling import draw, only, uniform
 from connectors.engines.shown_text import ShownText
 from streams.engine import GeneratedChunk
 from streams.errors import HeadraceError, RetryableError
@@ -57,7 +57,8 @@ class DecodeLoop:
 
     def add(self, generation: Generation) -> None:
         """Queue a request; it joins the batch in the order of arrival."""
-        generation.shown = ShownText(self._lm.decode, generation.request.stop)
+        stops = () if generation.request.labels else generation.request.stop
+        generation.shown = ShownText(self._lm.decode, stops)
         self._waiting.append(generation)
 
     def step(self) -> list[Delivery]:
@@ -146,10 +147,13 @@ class DecodeLoop:
             raise FloatingPointError("the model computed NaN or infinity")
         tokens: list[int] = best.indices.tolist()
         for number, generation in enumerate(rows):
-            wanted = generation.request
+            wanted, row = generation.request, logits[number]
+            if generation.trie is not None:
+                row = only(row, generation.trie.allowed(generation.token_ids))
+                tokens[number] = int(row.argmax())  # of equal ones the first, whatever else is in the batch
             if wanted.temperature > 0:
                 counted = uniform(wanted.seed, len(generation.token_ids))
-                tokens[number] = draw(logits[number], wanted.temperature, wanted.top_p, counted)
+                tokens[number] = draw(row, wanted.temperature, wanted.top_p, counted)
         return tokens
 
     def _take(self, generation: Generation, token: int, size: int, out: list[Delivery]) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+from connectors.engines.label_trie import LabelTrie
 from connectors.engines.shown_text import ShownText
 from streams.engine import FinishReason, GeneratedChunk, GenerationRequest
 from streams.errors import HeadraceError
@@ -16,7 +17,7 @@ class Generation:
     """State of a request in the engine.
 
     The asyncio side makes it, sets `cancelled`, and reads `chunks`. Everything else belongs to the decode thread once the
-    request was handed over. `prefilled` counts prompt tokens that are computed.
+    request was handed over. `prefilled` counts prompt tokens that are computed; `trie` is there where the request has labels.
     """
 
     request: GenerationRequest
@@ -24,6 +25,7 @@ class Generation:
     cancelled: bool = False
     prompt: list[int] = field(default_factory=list)
     shown: ShownText | None = None
+    trie: LabelTrie | None = None
     prefilled: int = 0
     cache: Any = None
     token_ids: list[int] = field(default_factory=list)
@@ -47,6 +49,8 @@ class Generation:
             text = self.shown.push(token_id)
             if self.shown.stopped:
                 finish = "stop"
+            elif self.trie is not None:
+                finish = "stop" if self.trie.complete(self.token_ids) else None
             elif len(self.token_ids) >= self.request.max_tokens:
                 finish = "length"
         if finish and not self.shown.stopped:

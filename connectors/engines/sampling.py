@@ -18,6 +18,12 @@ def uniform(seed: int, index: int) -> float:
     return float((int.from_bytes(digest, "little") >> 11) * 2.0**-53)
 
 
+def only(logits: torch.Tensor, allowed: list[int]) -> torch.Tensor:
+    """`logits` (one row, vocabulary) with everything but the `allowed` ids made impossible."""
+    kept = torch.tensor(allowed, device=logits.device)
+    return torch.full_like(logits, -torch.inf).index_copy_(0, kept, logits[kept])
+
+
 def draw(logits: torch.Tensor, temperature: float, top_p: float, number: float) -> int:
     """Token id for `logits` (one row, vocabulary) and a uniform `number` in [0, 1).
 

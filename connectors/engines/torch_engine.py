@@ -26,6 +26,7 @@ from streams.errors import PoisonError, RetryableError
 if TYPE_CHECKING:
     from connectors.engines.causal_lm import CausalLm
     from connectors.engines.decode_loop import DecodeLoop, Delivery
+    from connectors.engines.label_trie import LabelTrie
 
 # Running and waiting requests per slot. Enough to refill a batch at once; whoever waits longer is better off on another worker.
 IN_FLIGHT_PER_SLOT = 2
@@ -82,7 +83,10 @@ class TorchEngine:
         await ready
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[GeneratedChunk]:
-        """Chunks of the answer; see the port. Raises EngineStopped, EngineBusy, InvalidSampling, BadMessages, PromptTooLong, StepFailed."""
+        """Chunks of the answer; see the port.
+
+        Raises EngineStopped, EngineBusy, InvalidSampling, BadMessages, BadLabels, PromptTooLong, StepFailed.
+        """
         self._check_room(request)
         generation = Generation(request)
         if not self._generations:
@@ -90,7 +94,7 @@ class TorchEngine:
         self._generations.add(generation)
         handed_over = False
         try:
-            generation.prompt = await self._encode(request)
+            generation.prompt, generation.trie = await self._encode(request)
             if self._stopped:  # while the prompt was read
                 raise EngineStopped(self._stopped)
             self._inbox.put(generation)
@@ -145,14 +149,16 @@ class TorchEngine:
         if len(self._generations) >= IN_FLIGHT_PER_SLOT * self._slots:
             raise EngineBusy("engine_busy", f"{len(self._generations)} requests in flight on {self._slots} slots", "send it again later")
 
-    async def _encode(self, request: GenerationRequest) -> list[int]:
-        """Token ids of the prompt, made beside the event loop, since a long chat takes 100 ms."""
+    async def _encode(self, request: GenerationRequest) -> tuple[list[int], LabelTrie | None]:
+        """Token ids of the prompt, and the trie of its labels; made beside the event loop, since a long chat takes 100 ms."""
         assert self._lm is not None
         prompt = await asyncio.to_thread(self._lm.encode, request.messages)
-        if len(prompt) + request.max_tokens > self._lm.context:
-            reason = f"{len(prompt)} prompt tokens and {request.max_tokens} to generate exceed the context of {self._lm.context}"
+        trie = await asyncio.to_thread(self._lm.trie, request.labels) if request.labels else None
+        most = request.max_tokens if trie is None else trie.longest
+        if len(prompt) + most > self._lm.context:
+            reason = f"{len(prompt)} prompt tokens and {most} to generate exceed the context of {self._lm.context}"
             raise PromptTooLong("prompt_too_long", reason, "shorten the messages or lower max_tokens")
-        return prompt
+        return prompt, trie
 
     def _run(self, ready: asyncio.Future[None]) -> None:
         """The engine's thread."""

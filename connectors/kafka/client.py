@@ -13,11 +13,12 @@ from schemas.codec import Codec, UndecodableRecord
 from schemas.events import Final, InferenceRequested, Position, TokensGenerated
 from schemas.headers import RecordHeaders
 from schemas.ids import uuid7
+from schemas.knowledge import FeedbackGiven
 from streams.errors import RetryableError
 from streams.kafka_access import KafkaAccess
 from streams.replies import ReplyReader
 from streams.routing import routing_key
-from streams.topics import FINALS, REQUESTS, RESPONSES, TOKENS
+from streams.topics import FEEDBACK, FINALS, REQUESTS, RESPONSES, TOKENS
 
 _START_TIMEOUT_S = 15.0
 
@@ -76,11 +77,18 @@ class RequestClient:
         )  # fmt: skip
         self.publish_raw(routing_key(request), self._codec.encode(REQUESTS, request), headers)
 
-    def publish_raw(self, key: bytes, value: bytes, headers: RecordHeaders) -> None:
+    def give_feedback(self, feedback: FeedbackGiven) -> None:
+        """Publish what somebody says of an answer. Nothing comes back for it; `flush` says whether it is on the log."""
+        headers = RecordHeaders(
+            event="FeedbackGiven", event_id=uuid7(), correlation_id=feedback.request_id, tenant=feedback.tenant,
+        )  # fmt: skip
+        self.publish_raw(feedback.request_id.encode(), self._codec.encode(FEEDBACK, feedback), headers, FEEDBACK)
+
+    def publish_raw(self, key: bytes, value: bytes, headers: RecordHeaders, topic: str = REQUESTS) -> None:
         """Publish bytes as they are."""
         while True:
             try:
-                self._producer.produce(REQUESTS, value, key, headers=headers.raw(), on_delivery=_raise_undelivered)
+                self._producer.produce(topic, value, key, headers=headers.raw(), on_delivery=_raise_undelivered)
                 self._producer.poll(0)
                 return
             except BufferError:

@@ -14,6 +14,8 @@ from streams.errors import RetryableError
 from streams.kafka_access import KafkaAccess
 from streams.ports import Outgoing
 
+_BY_KEY = -1  # librdkafka's RD_KAFKA_PARTITION_UA
+
 
 class PublishFailed(RetryableError):
     """The broker did not acknowledge in time: see `headrace doctor` for whether Kafka is up and the user may write the topic."""
@@ -67,9 +69,9 @@ class KafkaPublisher:
 
     def _produce(self, record: Outgoing, on_delivery: Any) -> None:
         value = self._codec.encode(record.topic, record.event)
-        where = {} if record.partition is None else {"partition": record.partition}
+        partition = _BY_KEY if record.partition is None else record.partition
         try:
-            self._producer.produce(record.topic, value, record.key, headers=record.headers.raw(), on_delivery=on_delivery, **where)
+            self._producer.produce(record.topic, value, record.key, partition, on_delivery, headers=record.headers.raw())
         except (BufferError, KafkaException) as error:  # a full queue, or a record that librdkafka refuses
             on_delivery(error, None)
 

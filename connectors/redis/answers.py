@@ -80,3 +80,12 @@ class RedisAnswers:
 
 def _away(error: Exception) -> AnswersAway:
     return AnswersAway("answers_away", f"Redis does not answer: {error}", "see: headrace status")
+
+
+def is_known(url: str, entry_id: str, timeout_s: float = 2.0) -> bool:
+    """Whether Redis has an answer now, for a person's tool. Raises AnswersAway."""
+    try:
+        with redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s) as client:
+            return bool(client.exists(_ANSWER + entry_id))
+    except (RedisError, OSError) as error:
+        raise _away(error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ _EXAMPLES = """Examples:
   ./headrace ask --system "Answer in one word." --max-tokens 8 "Is fire hot?"
   ./headrace ask --no-cache --temperature 0.7 --seed 1 "Write a haiku about rivers."
   ./headrace ask --json "What is 2 + 2?" | jq .text
+  ./headrace ask --idempotency-key order-17 --temperature 1 "Thank the customer."
+  ./headrace ask --task classify "what's my bank balance"
+  ./headrace ask --label yes --label no "Is fire hot?"
+  ./headrace ask --task embed --json "rivers" | jq .embedding
   git diff | ./headrace ask --deadline 120 -"""
 
 
@@ -32,6 +37,7 @@ class Asked:
     """What a command line says about requests."""
 
     tenant: str
+    task: str = "generate"
     model: str = ""
     system: str = ""
     max_tokens: int | None = None
@@ -39,23 +45,28 @@ class Asked:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     cache: str = "default"
     deadline_s: float | None = None
+    idempotency_key: str | None = None
 
 
 def ask(
     prompt: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
     *,
-    model: Annotated[str, typer.Option(help="Model to ask; empty for the installation's default.")] = "",
+    task: Annotated[str, typer.Option(help="generate, classify (one of a shipped classifier's labels) or embed.")] = "generate",
+    model: Annotated[str, typer.Option(help="Model to ask; empty for the task's default.")] = "",
     system: Annotated[str, typer.Option(help="System prompt.")] = "",
     max_tokens: Annotated[int | None, typer.Option(help="The most tokens to generate.")] = None,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token; sampled answers are not learned.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that make up this probability.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End the answer before this text. May be given again.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Answer with one of these, word for word. May be given again.")] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Whether a known answer may be served.")] = True,
     store: Annotated[bool, typer.Option("--store/--no-store", help="Whether to learn the answer; --no-store implies --no-cache.")] = True,
     deadline: Annotated[float | None, typer.Option(help="Seconds after which an answer is of no use.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key and request get the same answer, for a day.")] = None,
     tenant: Annotated[str, typer.Option(help="Tenant to ask for; empty for the first one of the settings.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
 ) -> None:
@@ -68,8 +79,9 @@ def ask(
 
     settings = Settings()
     asked = Asked(
-        tenant=tenant or settings.tenants[0], model=model, system=system, max_tokens=max_tokens, temperature=temperature, top_p=top_p,
-        seed=seed, stop=tuple(stop or ()), deadline_s=deadline, cache="no-store" if not store else "default" if cache else "no-cache",
+        tenant=tenant or settings.tenants[0], task=task, model=model, system=system, max_tokens=max_tokens, temperature=temperature,
+        top_p=top_p, seed=seed, stop=tuple(stop or ()), labels=tuple(label or ()), deadline_s=deadline, idempotency_key=idempotency_key,
+        cache="no-store" if not store else "default" if cache else "no-cache",
     )  # fmt: skip
     text = sys.stdin.read() if prompt == "-" else prompt
     client = connecting.request_client(settings, asked.tenant)
@@ -97,11 +109,13 @@ def make_request(asked: Asked, turns: list[tuple[str, str]]) -> InferenceRequest
     now_ms = time.time_ns() // 1_000_000
     before = [("system", asked.system)] if asked.system else []
     return InferenceRequested(
-        request_id=uuid7(now_ms), tenant=asked.tenant, model=asked.model, cache=asked.cache, requested_at=now_ms,
+        request_id=uuid7(now_ms), tenant=asked.tenant, task=asked.task, model=asked.model, cache=asked.cache, requested_at=now_ms,
         messages=tuple(Message(role=role, content=content) for role, content in (*before, *turns)),
         parameters=Parameters(
-            max_tokens=asked.max_tokens, temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed, stop=asked.stop
+            max_tokens=asked.max_tokens, temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed, stop=asked.stop,
+            labels=asked.labels,
         ),
+        idempotency_key=asked.idempotency_key,
         deadline_at=None if asked.deadline_s is None else now_ms + int(asked.deadline_s * 1000),
     )  # fmt: skip
 
@@ -126,9 +140,15 @@ def _follow(client: RequestClient, request_id: str, wait_s: float, *, shown: boo
         if told.final is not None:
             ms = (time.monotonic() - began) * 1000
             if shown:
-                _print_rest(client.shown(request_id), getattr(told.final, "text", ""))
+                _print_rest(client.shown(request_id), _whole(told.final))
             return told.final, ms
     return None, (time.monotonic() - began) * 1000
+
+
+def _whole(final: Final) -> str:
+    """An answer's text, or its vector as a JSON array on one line."""
+    vector = getattr(final, "embedding", ())
+    return json.dumps(vector) if vector else str(getattr(final, "text", ""))
 
 
 def _print_rest(shown: str, whole: str) -> None:

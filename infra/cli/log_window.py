@@ -10,6 +10,7 @@ from typing import Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from connectors.kafka.records import as_log_record
 from streams.errors import RetryableError
 from streams.kafka_access import KafkaAccess
 from streams.ports import LogRecord
@@ -103,7 +104,7 @@ class LogReader:
                     del open_windows[(window.topic, window.partition)]
                     self._consumer.pause([TopicPartition(window.topic, window.partition)])
                 elif wanted(message):
-                    found.append(_record(message))
+                    found.append(as_log_record(message))
                     if len(found) == most:
                         return found
         return found
@@ -141,10 +142,3 @@ def _raise_where_hopeless(message: Message) -> None:
     error = message.error()
     if error is not None and error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.UNKNOWN_TOPIC_OR_PART):
         raise LogUnreadable(f"{message.topic()}: {error.str()}") from KafkaException(error)
-
-
-def _record(message: Message) -> LogRecord:
-    return LogRecord(
-        topic=message.topic(), partition=message.partition(), offset=message.offset(), timestamp_ms=message.timestamp()[1],
-        key=message.key(), value=message.value(), headers=tuple(message.headers() or ()),
-    )  # fmt: skip

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from infra.cli import ask, bench, catalogue, dead_letters, doctor, logs, models, send, stack, status, testing, trace
+from infra.cli import ask, bench, catalogue, dead_letters, doctor, feedback, knowledge, logs, models, send, stack, status, testing, trace
 
 _HELP = """Feeds AI models from Kafka: requests and answers are events on a log.
 
@@ -25,7 +25,7 @@ def create_app() -> typer.Typer:
         name="headrace", help=_HELP, epilog=_EXAMPLES, no_args_is_help=True, add_completion=False,
         rich_markup_mode="rich", pretty_exceptions_enable=False,
     )  # fmt: skip
-    for group in (stack, ask, send, trace, status, logs, doctor, dead_letters, catalogue, models, testing, bench):
+    for group in (stack, ask, send, feedback, trace, status, logs, doctor, dead_letters, knowledge, catalogue, models, testing, bench):
         group.register(app)
     return app
 

@@ -12,8 +12,9 @@ from streams.errors import PoisonError
 
 _PARAMETERS: dict[str, tuple[type, ...]] = {
     "max_tokens": (int,), "temperature": (int, float), "top_p": (int, float), "seed": (int,), "stop": (str, list),
+    "labels": (list,),
 }  # fmt: skip
-_FIELDS = {"id", "prompt", "messages", "model", "system", "cache", "tenant", "deadline_s", "parameters"}
+_FIELDS = {"id", "prompt", "messages", "task", "model", "system", "cache", "tenant", "deadline_s", "parameters", "idempotency_key"}
 
 
 class BadLine(PoisonError):
@@ -93,7 +94,9 @@ def _asked(number: int, fields: dict[str, Any], defaults: Asked) -> Asked:
         values[name] = value
     if "stop" in values:
         values["stop"] = (values["stop"],) if isinstance(values["stop"], str) else tuple(map(str, values["stop"]))
-    for name in ("model", "system", "cache", "tenant"):
+    if "labels" in values:
+        values["labels"] = tuple(map(str, values["labels"]))
+    for name in ("task", "model", "system", "cache", "tenant", "idempotency_key"):
         if name in fields:
             if not isinstance(fields[name], str):
                 raise BadLine(number, f"{name} is no string")

@@ -24,7 +24,9 @@ _EXAMPLES = """Examples:
 
 A line is a JSON string, or an object such as
   {"id": "q1", "prompt": "Is ice cold?", "parameters": {"max_tokens": 16}}
-  {"messages": [{"role": "user", "content": "Is ice cold?"}], "model": "smollm2-135m-instruct"}"""
+  {"messages": [{"role": "user", "content": "Is ice cold?"}], "model": "smollm2-135m-instruct"}
+  {"task": "classify", "prompt": "what is my balance"}
+  {"prompt": "Is ice cold?", "parameters": {"labels": ["yes", "no"]}}"""
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +40,7 @@ def send(
     output: Annotated[Path | None, typer.Option(help="Write the answers here instead of to standard output.")] = None,
     in_flight: Annotated[int, typer.Option(min=1, help="The most requests under way at once.")] = 64,
     rate: Annotated[float, typer.Option(min=0, help="The most requests sent per second; 0 for no bound.")] = 0.0,
+    task: Annotated[str, typer.Option(help="Task of lines that name none: generate, classify or embed.")] = "generate",
     model: Annotated[str, typer.Option(help="Model of lines that name none.")] = "",
     max_tokens: Annotated[int | None, typer.Option(help="The most tokens to generate where a line doesn't say.")] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Whether known answers may be served.")] = True,
@@ -56,7 +59,7 @@ def send(
 
     settings = Settings()
     defaults = Asked(
-        tenant=tenant or settings.tenants[0], model=model, max_tokens=max_tokens, deadline_s=deadline,
+        tenant=tenant or settings.tenants[0], task=task, model=model, max_tokens=max_tokens, deadline_s=deadline,
         cache="default" if cache else "no-cache",
     )  # fmt: skip
     with ExitStack() as closing:

@@ -15,7 +15,19 @@ from streams.errors import PoisonError
 from streams.ports import LogRecord
 from streams.routing import partition_for
 from streams.story import Found, finished_ms
-from streams.topics import DEAD_LETTERS, DL_REQUESTS, DL_RESULTS, FINALS, KNOWLEDGE, LIFECYCLE, REQUESTS, RESPONSES, TOKENS
+from streams.topics import (
+    DEAD_LETTERS,
+    DL_REQUESTS,
+    DL_RESULTS,
+    FINALS,
+    IDEMPOTENCY,
+    KNOWLEDGE,
+    KNOWLEDGE_CHECKS,
+    LIFECYCLE,
+    REQUESTS,
+    RESPONSES,
+    TOKENS,
+)
 
 _EARLIER_MS = 2000  # clocks of the asker and of the services differ
 _SOON_MS = 5000  # a request reaches the log, and in quiet times its admission, within this of its id's time
@@ -55,7 +67,11 @@ class StoryReader:
         windows = [Window(topic=LIFECYCLE, partition=lifecycle, since_ms=started - _EARLIER_MS, until_ms=until)]
         windows += self._all(DEAD_LETTERS, started - _EARLIER_MS, until)
         windows += self._knowledge(replies, started, until)
-        found = [self._found(request), *replies, *map(self._found, self.log.read(windows, is_mine))]
+        windows += self._all(KNOWLEDGE_CHECKS, started - _EARLIER_MS, until)  # a check of the known answer that it met
+        asked = self._found(request).event
+        if isinstance(asked, InferenceRequested) and asked.idempotency_key is not None:
+            windows += self._all(IDEMPOTENCY, started - _EARLIER_MS, until)
+        found = [Found(request, asked), *replies, *map(self._found, self.log.read(windows, is_mine))]
         return [*found, *map(self._found, self.log.read(self._deep_learning(found, until), is_mine))]
 
     def _request(self, request_id: str, started: int, lifecycle: int) -> LogRecord | None:

@@ -63,7 +63,7 @@ def as_object(step: Step) -> dict[str, Any]:
         "what": step.what,
         "repeat": step.repeat,
         "key": readable(record.key),
-        "headers": {name: readable(value) for name, value in record.headers},
+        "headers": {name: readable(value) for name, value in record.headers or ()},
         "fields": readable(event.to_dict()) if event is not None else readable(record.value),
     }
 

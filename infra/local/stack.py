@@ -13,6 +13,7 @@ from types import FrameType
 from infra.local.agent import Agent, AgentSpec
 from infra.local.component import Component
 from infra.local.kafka import Kafka
+from infra.local.milvus import Milvus
 from infra.local.ports import Ports
 from infra.local.process import Child
 from infra.local.progress import Progress
@@ -46,6 +47,8 @@ class Stack:
             self.components.append(Registry(settings, ports))
         if not settings.redis_url:
             self.components.append(Valkey(settings, ports))
+        if not settings.milvus_url and (settings.index == "milvus" or settings.with_milvus):
+            self.components.append(Milvus(settings, ports))
         self.agents = [Agent(settings, ports, spec) for spec in agents]
         self._lock = SupervisorLock(self.home)
         self._watchdog = Watchdog(self.agents)

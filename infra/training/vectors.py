@@ -1,4 +1,4 @@
-"""Cosines of question pairs, by vectors that are kept in a folder, since embedding 50,000 texts takes minutes."""
+"""The vectors that small classifiers are trained on: those of the embedder that serves, kept between runs."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from infra.training.pairs import Pair, texts_of
-from streams.semantic.texts import Embedder
+from connectors.onnx.embedder import OnnxEmbedder
+from connectors.onnx.session import Precision
+from infra import models
+from infra.settings import Settings
+
+Floats = NDArray[np.float32]
+_KEPT = Path(".headrace-bench/vectors")
 
 
-def vectors(embedder: Embedder, texts: Sequence[str], kept: Path) -> np.ndarray:
-    """(texts, dimensions) float32; read from `kept` where the same texts were embedded by the same version before."""
-    digest = hashlib.sha256("\0".join([embedder.version, *texts]).encode()).hexdigest()[:16]
-    path = kept / f"vectors-{digest}.npy"
-    if path.exists():
-        return np.asarray(np.load(path))
-    found = embedder.embed(texts)
-    kept.mkdir(parents=True, exist_ok=True)
-    np.save(path, found)
+def embedder(settings: Settings, precision: Precision) -> OnnxEmbedder:
+    """The embedder of the settings, fetched first where it is missing. Raises what pulling and loading raise."""
+    return OnnxEmbedder(models.pull(settings, settings.embedder, lambda _: None), precision)
+
+
+def vectors_of(settings: Settings, texts: Sequence[str], precision: Precision) -> Floats:
+    """Vectors (texts, dimensions): about 300 texts/s on one core, the first time. They lie under a digest of all that they depend on."""
+    by = embedder(settings, precision)
+    digest = hashlib.sha256("\0".join([by.version, *texts]).encode()).hexdigest()[:24]
+    path = _KEPT / f"{digest}.npy"
+    if not path.exists():
+        _KEPT.mkdir(parents=True, exist_ok=True)
+        np.save(path, by.embed(texts))
+    found: Floats = np.load(path)
     return found
-
-
-def similarities(embedder: Embedder, pairs: Sequence[Pair], kept: Path) -> np.ndarray:
-    """(pairs,) float32 cosines."""
-    texts = texts_of(pairs)
-    found = vectors(embedder, texts, kept)
-    place = {text: row for row, text in enumerate(texts)}
-    known = found[[place[pair.cached] for pair in pairs]]
-    asked = found[[place[pair.query] for pair in pairs]]
-    return np.asarray(np.einsum("ij,ij->i", known, asked))

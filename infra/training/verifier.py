@@ -27,7 +27,7 @@ from infra import models, models_convert_verifier, pair_encoder
 from infra.settings import Settings
 from infra.training import cross_encoder, operating, stack
 from infra.training.pairs import Pair, fold_of, read_pairs
-from infra.training.vectors import similarities
+from infra.training.pair_vectors import similarities
 from streams.semantic.gates import gate
 from streams.semantic.texts import QuestionPair
 

@@ -1,0 +1,1 @@
+"""Adapters of `streams.semantic.ports.VectorIndex`: in process, and Milvus."""
