@@ -82,3 +82,25 @@ def plot_latencies(name: str, title: str, series: Mapping[str, Sequence[tuple[fl
     figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
     return path
+
+
+def plot_shares(name: str, sets: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Path:
+    """Wrong share of what is served against the share of duplicates served, a panel a set. benchmarks/results/NAME.png."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, len(sets), figsize=(6 * len(sets), 4.5), squeeze=False)
+    for axes, (title, curves) in zip(panels[0], sets.items(), strict=True):
+        for side, points in curves.items():
+            axes.plot([100 * p[0] for p in points], [100 * p[1] for p in points], label=side)
+        axes.axhline(2, color="grey", linestyle=":", label="2%")
+        axes.set(xlabel="duplicates served, %", ylabel="wrong among served, %", title=title, ylim=(0, 35))
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.png"
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return path

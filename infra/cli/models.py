@@ -32,7 +32,7 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print a JS
 
     settings = Settings()
     entries = models.catalog().values()
-    defaults = (settings.model, settings.embedder)
+    defaults = (settings.model, settings.embedder, settings.verifier)
     here = {entry.name: models.is_pulled(settings, entry.name) for entry in entries}
     if as_json:
         print_json([{**asdict(entry), "pulled": here[entry.name], "default": entry.name in defaults} for entry in entries])
