@@ -24,8 +24,8 @@ from connectors.onnx.verifier import OnnxVerifier
 from infra import models
 from infra.models_convert_verifier import SHIPPED
 from infra.settings import Settings
-from infra.training.pairs import Pair, read_pairs, texts_of
 from infra.training.pair_vectors import similarities, vectors
+from infra.training.pairs import Pair, read_pairs, texts_of
 from streams.semantic.decision import Prior
 from streams.semantic.texts import Embedder, PairVerifier, QuestionPair
 

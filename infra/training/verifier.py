@@ -26,8 +26,8 @@ from connectors.onnx.verifier import CrossEncoder, stack_inputs
 from infra import models, models_convert_verifier, pair_encoder
 from infra.settings import Settings
 from infra.training import cross_encoder, operating, stack
-from infra.training.pairs import Pair, fold_of, read_pairs
 from infra.training.pair_vectors import similarities
+from infra.training.pairs import Pair, fold_of, read_pairs
 from streams.semantic.gates import gate
 from streams.semantic.texts import QuestionPair
 
