@@ -8,13 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from connectors.onnx.verifier import OnnxVerifier
-
 from agents.semantic_knowledge import SemanticKnowledge
 from agents.semantic_tier import SemanticPorts, SemanticTier
 from connectors.index.in_process import InProcessIndex
 from connectors.index.milvus import MilvusIndex
 from connectors.onnx.embedder import OnnxEmbedder
+from connectors.onnx.verifier import OnnxVerifier
 from infra import models
 from infra.settings import Settings
 from schemas.codec import Codec
