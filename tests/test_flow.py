@@ -34,6 +34,16 @@ def test_a_question_is_answered_then_known_and_its_story_is_on_the_log(real_stac
     assert [entry["event"] for entry in _trace(real_stack, known["request_id"])] == ["InferenceRequested", "InferenceCompleted"]
 
 
+def test_another_wording_is_known_once_a_comparison_has_shown_it(real_stack: RunningStack) -> None:
+    """Tried out against a fresh answer first; where both say the same, the next wording is served, and checked."""
+    eventually(lambda: _ask(real_stack)["tier"] == "exact", 10, "the question is known")
+    first = _ask(real_stack, "what is the capital of France")
+    assert first["tier"] == "deep-learning"
+    eventually(lambda: '"SemanticHitChecked"' in real_stack.cli("trace", str(first["request_id"]), "--json").stdout, 10, "it was compared")
+    wordings = iter(f"Please, what is the capital of France{'!' * n}" for n in range(1, 20))
+    eventually(lambda: _ask(real_stack, next(wordings))["tier"] == "semantic", 30, "another wording is served")
+
+
 def test_many_prompts_from_standard_input_are_answered_as_they_come(real_stack: RunningStack) -> None:
     """`send -` writes one JSON line for each prompt, and reports a bad line."""
     lines = [json.dumps({"prompt": f"Say the number {n}.", "parameters": {"max_tokens": 3}}) for n in range(6)]
@@ -63,8 +73,8 @@ def test_an_unknown_model_is_refused_with_a_remedy(real_stack: RunningStack) -> 
     assert "smollm2-135m-instruct" in refused.stdout + refused.stderr
 
 
-def _ask(stack: RunningStack) -> dict[str, object]:
-    return dict(json.loads(stack.cli("ask", "--json", QUESTION).stdout))
+def _ask(stack: RunningStack, question: str = QUESTION) -> dict[str, object]:
+    return dict(json.loads(stack.cli("ask", "--json", question).stdout))
 
 
 def _trace(stack: RunningStack, request_id: object) -> list[dict[str, object]]:
