@@ -24,8 +24,8 @@ from connectors.onnx.verifier import OnnxVerifier
 from infra import models
 from infra.models_convert_verifier import SHIPPED
 from infra.settings import Settings
-from infra.training.pairs import Pair, read_pairs, texts_of
 from infra.training.pair_vectors import similarities, vectors
+from infra.training.pairs import Pair, read_pairs, texts_of
 from streams.semantic.decision import Prior
 from streams.semantic.texts import Embedder, PairVerifier, QuestionPair
 
@@ -51,7 +51,7 @@ def main() -> None:
     for name in SETS:
         pairs, source = benchmark_pairs(settings.data, name)
         pairs = pairs[: chosen.pairs or None]
-        own, common = (chain_of(embedder, verifier, decision[learnt], floor) for learnt in (name, "all"))
+        own, common = (chain_of(embedder, verifier, learnt, floor) for learnt in (decision["sets"][name], decision))
         report["sets"][name] = measured = measure(name, pairs, source, own, common)
         targets += targets_of(name, measured)
     report["cost"] = cost(embedder, verifier, benchmark_pairs(settings.data, "qqp")[0][:400])

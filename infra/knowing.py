@@ -1,33 +1,24 @@
-"""Puts together what the inference and learning services know by: the embedder, the semantic tier, and what checks it."""
+"""Puts together what an inference agent knows by: the embedder, the index and the semantic tier."""
 
 from __future__ import annotations
 
-import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-
-from connectors.onnx.verifier import OnnxVerifier
 
 from agents.semantic_knowledge import SemanticKnowledge
 from agents.semantic_tier import SemanticPorts, SemanticTier
 from connectors.index.in_process import InProcessIndex
 from connectors.index.milvus import MilvusIndex
 from connectors.onnx.embedder import OnnxEmbedder
+from connectors.onnx.verifier import OnnxVerifier
 from infra import models
 from infra.settings import Settings
+from infra.trusting import trust
 from schemas.codec import Codec
-from streams.errors import PoisonError
 from streams.ports import AnswerStore, Log
-from streams.semantic.assurance import AssuranceRules
-from streams.semantic.decision import DecisionRule, Prior
-from streams.semantic.judging import RuleJudge
-from streams.semantic.ports import SameAnswerJudge, VectorIndex
-from streams.semantic.trust import Trust, TrustSettings
-
-SHIPPED = Path(__file__).parent / "shipped"
-_DECISION = SHIPPED / "verifier" / "decision.json"
+from streams.semantic.ports import VectorIndex
+from streams.semantic.trust import Trust
 
 
 @dataclass(slots=True)
@@ -70,33 +61,7 @@ def milvus(settings: Settings, embedding_version: str, dimensions: int) -> Milvu
     return MilvusIndex(settings.milvus, embedding_version, dimensions)
 
 
-def shared_index(settings: Settings, codec: Codec, log: Log) -> SemanticKnowledge | None:
-    """What keeps Milvus in line with the log, in the learning service; None where each agent keeps an index of its own."""
-    if settings.semantic == "off" or settings.index == "in-process":
-        return None
-    version, dimensions = embedder(settings).version, embedder(settings).dimensions
-    return SemanticKnowledge(log, codec, milvus(settings, version, dimensions), None, version)
-
-
-def judge(settings: Settings) -> SameAnswerJudge | None:
-    """Who compares a known answer with a fresh one; None where semantic answers are off."""
-    return RuleJudge() if settings.semantic == "on" else None
-
-
-def trust(settings: Settings) -> TrustSettings:
-    """How entries decide and what a scope has to hold, by the error bound of the settings and the judge's measured error."""
-    error = RuleJudge().error
-    rules = AssuranceRules(
-        limit=settings.semantic_error_bound, trusted_share=settings.semantic_check_share, judge_misses=error.false_same_upper,
-        judge_false_flags=error.false_different,
-    )  # fmt: skip
-    facts = json.loads(_DECISION.read_text())
-    # The prior was estimated, which is not in it: the shipped margin tightens a bound so that it held on pairs that nobody had seen.
-    known = [float(bound) for bound in facts["bounds"] if float(bound) <= settings.semantic_error_bound]
-    if not known:
-        least = min(facts["bounds"], key=float)
-        reason = f"no operating point was learnt for an error bound of {settings.semantic_error_bound}"
-        raise PoisonError("bound_too_small", reason, f"set HEADRACE_SEMANTIC_ERROR_BOUND to {least} or more, or HEADRACE_SEMANTIC=off")
-    bound = max(known)
-    rule = DecisionRule(Prior.from_rows(facts["prior"]), facts["bounds"][str(bound)]["margin"] * bound)
-    return TrustSettings(rule, rules)
+def shared_index(settings: Settings, codec: Codec, log: Log) -> SemanticKnowledge:
+    """What keeps Milvus in line with the log, in the learning service."""
+    embedding = embedder(settings)
+    return SemanticKnowledge(log, codec, milvus(settings, embedding.version, embedding.dimensions), None, embedding.version)

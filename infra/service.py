@@ -30,6 +30,7 @@ from infra import models
 from infra.access import admission_limits, entry_ids, kafka_access, topic_catalogue
 from infra.probes import Probes
 from infra.settings import Settings
+from infra.trusting import judge, trust
 from schemas.codec import Codec
 from streams import topics
 from streams.app import App, create_app
@@ -222,18 +223,18 @@ def _deep_learning(app: App, parts: Parts) -> Callable[[], Any]:
 
 
 def _learning(app: App, parts: Parts) -> Callable[[], Any]:
-    from infra import knowing  # noqa: PLC0415  # onnxruntime, as above
-
     settings = parts.settings
     answers = RedisAnswers(settings.redis)
     ports = learning.LearningPorts(
         source=parts.source, publisher=parts.publisher, log=parts.log, answers=answers, codec=parts.codec, clock=parts.clock,
-        judge=knowing.judge(settings), trust=knowing.trust(settings), metrics=parts.metrics, tracing=parts.tracing,
+        judge=judge(settings), trust=trust(settings), metrics=parts.metrics, tracing=parts.tracing,
         failpoints=parts.failpoints,
     )  # fmt: skip
     service = learning.register(app, ports)
-    if (index := knowing.shared_index(settings, parts.codec, parts.log)) is not None:
-        app.task(index.follow_forever)
+    if settings.semantic == "on" and settings.index == "milvus":
+        from infra import knowing  # noqa: PLC0415  # onnxruntime, as above
+
+        app.task(knowing.shared_index(settings, parts.codec, parts.log).follow_forever)
     parts.ready = lambda: bool(parts.source.partitions()) and service.ready
     return answers.close
 

@@ -34,6 +34,17 @@ def test_a_question_is_answered_then_known_and_its_story_is_on_the_log(real_stac
     assert [entry["event"] for entry in _trace(real_stack, known["request_id"])] == ["InferenceRequested", "InferenceCompleted"]
 
 
+def test_another_wording_is_known_and_its_first_answers_are_checked(real_stack: RunningStack) -> None:
+    """Typed otherwise, it is served and compared with a fresh answer; put otherwise, it is tried out against one first."""
+    eventually(lambda: _ask(real_stack)["tier"] == "exact", 10, "the question is known")
+    served = _ask(real_stack, "what is the capital of France")
+    assert served["tier"] == "semantic", served["reason"]
+    eventually(lambda: "says the same as" in real_stack.cli("trace", str(served["request_id"])).stdout, 20, "it was compared")
+    tried = _ask(real_stack, "Tell me the capital of France")
+    assert tried["tier"] == "deep-learning"
+    assert "tried out" in real_stack.cli("trace", str(tried["request_id"])).stdout
+
+
 def test_many_prompts_from_standard_input_are_answered_as_they_come(real_stack: RunningStack) -> None:
     """`send -` writes one JSON line for each prompt, and reports a bad line."""
     lines = [json.dumps({"prompt": f"Say the number {n}.", "parameters": {"max_tokens": 3}}) for n in range(6)]
@@ -63,8 +74,8 @@ def test_an_unknown_model_is_refused_with_a_remedy(real_stack: RunningStack) -> 
     assert "smollm2-135m-instruct" in refused.stdout + refused.stderr
 
 
-def _ask(stack: RunningStack) -> dict[str, object]:
-    return dict(json.loads(stack.cli("ask", "--json", QUESTION).stdout))
+def _ask(stack: RunningStack, question: str = QUESTION) -> dict[str, object]:
+    return dict(json.loads(stack.cli("ask", "--json", question).stdout))
 
 
 def _trace(stack: RunningStack, request_id: object) -> list[dict[str, object]]:

@@ -22,14 +22,15 @@ import numpy as np
 import torch
 
 from connectors.onnx.embedder import OnnxEmbedder
-from connectors.onnx.verifier import CrossEncoder, stack_inputs
+from connectors.onnx.verifier import SAME_WORDING, CrossEncoder, stack_inputs
 from infra import models, models_convert_verifier, pair_encoder
 from infra.settings import Settings
 from infra.training import cross_encoder, operating, stack
-from infra.training.pairs import Pair, fold_of, read_pairs
 from infra.training.pair_vectors import similarities
+from infra.training.pairs import Pair, fold_of, read_pairs
 from streams.semantic.gates import gate
 from streams.semantic.texts import QuestionPair
+from streams.semantic.wording import same_wording
 
 SHIPPED = models_convert_verifier.SHIPPED
 _FOLDS = 10
@@ -58,11 +59,15 @@ def main() -> None:
         if not chosen.keep_deltas:
             seen = [p for p, c in zip(pairs, cosines, strict=True) if not _unseen(p) and c >= _SEEN_FLOOR[p.source]]
             pair_encoder.save_deltas(cross_encoder.train(source, seen, recipe, print), SHIPPED / "deltas.safetensors")
-        write_stack(source, [(p, float(c)) for p, c in zip(pairs, cosines, strict=True) if _unseen(p) and c >= FLOOR])
+        candidates = [(p, float(c)) for p, c in zip(pairs, cosines, strict=True) if c >= FLOOR]
+        write_stack(source, [(p, c) for p, c in candidates if _unseen(p)], [p for p, _ in candidates if same_wording(p.cached, p.query)])
 
 
-def write_stack(source: Path, held: Sequence[tuple[Pair, float]]) -> None:
-    """Train and write stack.onnx and decision.json, from held-out pairs with their cosines."""
+def write_stack(source: Path, held: Sequence[tuple[Pair, float]], typed: Sequence[Pair]) -> None:
+    """Train and write stack.onnx and decision.json, from held-out pairs with their cosines.
+
+    `typed`: all pairs of one wording. No model judges those, so that whichever fold they are of, they tell what their certainty is worth.
+    """
     same = np.array([pair.same for pair, _ in held])
     folds = np.array([fold_of(pair, 1000) // 200 for pair, _ in held])  # five, independent of those above: 1000 is cut otherwise
     sources = np.array([pair.source for pair, _ in held])
@@ -73,9 +78,12 @@ def write_stack(source: Path, held: Sequence[tuple[Pair, float]]) -> None:
     np.savez(Path(".headrace-bench") / "stack_rows.npz", rows=rows, same=same, folds=folds, sources=sources)
     stack.train(rows, same, SHIPPED / "stack.onnx")
     unseen = stack.cross_validated(rows, same, folds)
-    opened = np.array([gate(pair.query, pair.cached) == "" for pair, _ in held])
-    facts: dict[str, Any] = operating.learn(unseen[opened], same[opened], sources[opened])
-    (SHIPPED / "decision.json").write_text(json.dumps(facts, indent=1) + "\n")
+    judged = [n for n, (p, _) in enumerate(held) if not same_wording(p.cached, p.query) and not gate(p.query, p.cached)]
+    certain = [p for p in typed if not gate(p.query, p.cached)]
+    probabilities = np.concatenate([unseen[judged], np.full(len(certain), SAME_WORDING)])
+    right = np.concatenate([same[judged], np.array([p.same for p in certain], bool)])
+    facts: dict[str, Any] = operating.learn(probabilities, right, np.concatenate([sources[judged], [p.source for p in certain]]))
+    (SHIPPED / "decision.json").write_text(json.dumps(facts, separators=(",", ":")) + "\n")
     for line in operating.told(facts):
         sys.stdout.write(line + "\n")
 
