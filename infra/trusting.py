@@ -31,7 +31,7 @@ def trust(settings: Settings) -> TrustSettings:
         limit=settings.semantic_error_bound, trusted_share=settings.semantic_check_share, judge_misses=error.false_same_upper,
         judge_false_flags=error.false_different,
     )  # fmt: skip
-    facts = json.loads(_DECISION.read_text())["all"]
+    facts = json.loads(_DECISION.read_text())
     # The prior was estimated, which is not in it: the shipped margin tightens a bound so that it held on pairs that nobody had seen.
     known = [float(bound) for bound in facts["bounds"] if float(bound) <= settings.semantic_error_bound]
     if not known:
