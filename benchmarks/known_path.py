@@ -8,7 +8,6 @@ in addition what it is there for: admission, and a look-up of the answer in Redi
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -32,7 +31,6 @@ from streams.routing import routing_key
 from streams.topics import CLIENT, REQUESTS, RESPONSES
 
 _REPLY_PARTITION = 0
-_BOUND = "0.1"  # so that a reworded question is served: what is measured is the cost of the tier, not how often it serves
 _STEP = 1.15  # between the rates of the search for the highest sustained one
 _RETREAT = 0.93
 
@@ -114,7 +112,6 @@ def main(
     fixed = [float(rate) for rate in rates.split(",")]
     sides = (RAW_ECHO, FAUST_ECHO, HEADRACE)
     facts = machine()
-    os.environ.setdefault("HEADRACE_SEMANTIC_ERROR_BOUND", _BOUND)
     with servers() as settings:
         (asked, origin), (texts, texts_origin) = questions(settings, 500), intents(settings, 500)
         typer.echo(f"questions: {origin}; texts: {texts_origin}")

@@ -38,7 +38,7 @@ def questions(settings: Settings, count: int) -> tuple[list[str], str]:
 
 
 def reworded(question: str) -> str:
-    """Another request that asks the same: exact answers don't know it, semantic ones do."""
+    """The same wording typed otherwise: exact answers don't know it, semantic ones do."""
     return f"Please, {question[:1].lower()}{question[1:].rstrip('?')}?!"
 
 
