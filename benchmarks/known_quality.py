@@ -51,7 +51,7 @@ def main() -> None:
     for name in SETS:
         pairs, source = benchmark_pairs(settings.data, name)
         pairs = pairs[: chosen.pairs or None]
-        own, common = (chain_of(embedder, verifier, learnt, floor) for learnt in (decision[name], decision["all"]))
+        own, common = (chain_of(embedder, verifier, learnt, floor) for learnt in (decision["sets"][name], decision))
         report["sets"][name] = measured = measure(name, pairs, source, own, common)
         targets += targets_of(name, measured)
     report["cost"] = cost(embedder, verifier, benchmark_pairs(settings.data, "qqp")[0][:400])

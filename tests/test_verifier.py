@@ -43,8 +43,8 @@ def test_one_wording_is_certain_whatever_the_network_says(folder: Path) -> None:
     pair = QuestionPair(known="What's the capital of France?", asked="what is the Capital of France", similarity=0.9)
     found = OnnxVerifier(folder).probabilities([OTHER, pair])
     assert found[1] == np.float32(SAME_WORDING)
-    learnt = json.loads((SHIPPED / "decision.json").read_text())["all"]
-    rule = DecisionRule(Prior.from_rows(learnt["prior"]), learnt["bounds"]["0.02"]["margin"] * 0.02)
+    decision = json.loads((SHIPPED / "decision.json").read_text())
+    rule = DecisionRule(Prior.from_rows(decision["prior"]), decision["bounds"]["0.02"]["margin"] * 0.02)
     assert rule.decide(rule.fresh, spread(float(found[1])), 0.0).serve
     assert not rule.decide(rule.fresh, spread(float(found[0])), 0.0).serve
 
@@ -86,8 +86,8 @@ def test_what_ships_is_small_and_has_a_card() -> None:
 def test_the_shipped_rule_serves_sure_pairs_alone() -> None:
     """Prior and margins are there, and a stricter bound asks for more."""
     decision = json.loads((SHIPPED / "decision.json").read_text())
-    assert {"all", "qqp", "medical_mqp"} == decision.keys()
-    for learnt in decision.values():
+    assert {"qqp", "medical_mqp"} == decision["sets"].keys()
+    for learnt in (decision, *decision["sets"].values()):
         prior = Prior.from_rows(learnt["prior"])
         lowest = [found["lowest_score"] for found in learnt["bounds"].values() if found["lowest_score"] is not None]
         assert lowest == sorted(lowest, reverse=True)

@@ -21,10 +21,10 @@ _ENOUGH = 150  # hits; fewer can't prove 2% even if all are right
 
 
 def learn(probabilities: np.ndarray, same: np.ndarray, sources: np.ndarray) -> dict[str, Any]:
-    """What decision.json holds: for `all` sources together and for each by itself, the prior's rows and each bound's margin."""
+    """What decision.json holds: the prior's rows and each bound's margin, over all sources and, under `sets`, for each by itself."""
     scores = np.array([spread(float(p)) for p in probabilities])
-    chosen = {"all": np.ones(len(same), bool), **{str(source): sources == source for source in np.unique(sources)}}
-    return {name: _learn(scores[rows], same[rows], sources[rows]) for name, rows in chosen.items()}
+    by_set = {str(source): _learn(*(values[sources == source] for values in (scores, same, sources))) for source in np.unique(sources)}
+    return {**_learn(scores, same, sources), "sets": by_set}
 
 
 def _learn(scores: np.ndarray, same: np.ndarray, sources: np.ndarray) -> dict[str, Any]:
@@ -64,6 +64,6 @@ def told(facts: Mapping[str, Any]) -> list[str]:
     """Lines for a person who waits at the training."""
     return [
         f"{name}, bound {bound}: margin {found['margin']}, held out {found['held_out']}"
-        for name, learnt in facts.items()
+        for name, learnt in {"all": facts, **facts["sets"]}.items()
         for bound, found in learnt["bounds"].items()
     ]
