@@ -5,11 +5,15 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra.settings import Settings
+from infra.trusting import trust
 from schemas.knowledge import ScopeAssessed, ScopeReopened, ScopeShutOff, SemanticHitChecked
 from schemas.record import Record
+from streams.errors import PoisonError
 from streams.semantic.assurance import AssuranceRules
 from streams.semantic.decision import DecisionRule, Prior
 from streams.semantic.trust import Trust, TrustSettings
@@ -84,3 +88,18 @@ def test_readers_come_to_the_same_whatever_repeats_and_delays(seed: int) -> None
         assert reader.check_share(scope) == counter.check_share(scope)
     for entry in ("e0", "e1", "e2"):
         assert reader.decide(entry, 0.95, 0.5) == counter.decide(entry, 0.95, 0.5)
+
+
+def test_what_ships_serves_one_wording_at_the_usual_bound() -> None:
+    """The shipped prior under the settings' bound: certain where two texts are one wording, and not where a network is merely sure."""
+    decide = Trust(trust(Settings())).decide
+    assert decide("e", 0.9999, 0.5).serve
+    assert not decide("e", 0.9, 0.5).serve and decide("e", 0.9, 0.5).explore
+    assert not decide("e", 0.2, 0.5).explore
+
+
+def test_a_bound_that_nothing_was_learnt_for_is_refused_with_what_to_do() -> None:
+    """Rather than serve under a bound that was never measured."""
+    with pytest.raises(PoisonError, match="no operating point") as caught:
+        trust(Settings(semantic_error_bound=0.001))
+    assert "HEADRACE_SEMANTIC" in caught.value.remedy
