@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from connectors.kafka.publisher import KafkaPublisher
+from connectors.onnx.classifier import OnnxClassifier
 from connectors.redis.answers import RedisAnswers
 from infra.access import ADMIN, entry_ids, kafka_access
 from infra.knowing import embedder
 from infra.settings import Settings
+from infra.small_models import SHIPPED
 from schemas.codec import Codec
 from schemas.events import InferenceRequested, Message, Parameters
 from schemas.headers import RecordHeaders
@@ -51,12 +53,15 @@ def as_small(text: str, settings: Settings, request_id: str, now_ms: int) -> Inf
 
 
 def intents(settings: Settings, count: int) -> tuple[list[str], str]:
-    """`count` texts of users with an intent, and where they come from; a few generated ones where the data folder is not."""
+    """`count` texts that the shipped classifier knows, and where they come from; generated ones where the data folder is not."""
     path = settings.data / _INTENTS
     if not path.exists():
         return [f"please set a timer for {n} minutes" for n in range(1, count + 1)], f"generated: {path} is not there"
     with gzip.open(path, "rt", encoding="utf-8", newline="") as rows:
-        found = [row["text"] for row in csv.DictReader(rows) if row["known"] == "1"]
+        texts = [row["text"] for row in csv.DictReader(rows) if row["known"] == "1"][: 2 * count]
+    classifier = OnnxClassifier(SHIPPED / "intents")
+    labels = classifier.classify(texts, embedder(settings).embed(texts))
+    found = [text for text, label in zip(texts, labels, strict=True) if classifier.knows(label)]
     return found[:count], f"clinc150, benchmark part, {min(count, len(found))} texts"
 
 
