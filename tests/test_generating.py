@@ -137,7 +137,8 @@ async def test_the_dispatcher_is_silent_too() -> None:
     for request, told in ((replace(ASKED, check=CHECK), [GenerationFinished]), (ASKED, [InferenceFailed, GenerationFinished])):
         shard = DispatchState("d", NOW, 1000)
         evolve(shard, replace(request, deadline_at=NOW + 1), NOW)
-        records = service._decisions(0, shard)
+        records: list[Outgoing] = []
+        service._decide(0, shard, [], records)
         assert [type(record.event) for record in records] == told
         finished = records[-1].event
         assert isinstance(finished, GenerationFinished)
