@@ -10,11 +10,11 @@ from typing import Protocol
 
 from schemas.codec import Codec, UndecodableRecord
 from schemas.headers import RecordHeaders
-from schemas.knowledge import AnswerRetracted
+from schemas.knowledge import AnswerLearned, AnswerRetracted
 from streams.decoding import decode_when_possible
 from streams.errors import RetryableError
 from streams.ports import Log, LogRecord
-from streams.topics import KNOWLEDGE
+from streams.topics import KNOWLEDGE, is_retraction_key
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +40,14 @@ class KnowledgeProjection:
         self._log = log_
         self._answers = answers
         self._codec = codec
-        self._retracted: dict[str, tuple[int, str]] = {}  # entry: offset of its latest retraction, digest of the text
+        self._retracted_at: dict[str, int] = {}  # entry: offset of its latest retraction
+        self._retracted: dict[str, set[str]] = {}  # entry: digests of all texts that were ever taken away from it
         self.ready = asyncio.Event()
 
     def is_retracted(self, entry_id: str, text: str) -> bool:
         """Whether a person took this very text away from this entry."""
-        held = self._retracted.get(entry_id)
-        return held is not None and held[1] in ("", hashlib.sha256(text.encode()).hexdigest())
+        digests = self._retracted.get(entry_id)
+        return digests is not None and ("" in digests or hashlib.sha256(text.encode()).hexdigest() in digests)
 
     async def run_forever(self) -> None:
         """Learn what was retracted, then project for ever."""
@@ -79,8 +80,10 @@ class KnowledgeProjection:
         except UndecodableRecord as error:  # an operator's tool wrote it: its key says what is meant
             log.error("undecodable_retraction offset=%s reason=%s", record.offset, error)
             event = None
-        digest = event.text_digest if isinstance(event, AnswerRetracted) else ""
-        self._retracted[_key(record)] = (record.offset, digest)
+        entry_id, digest = (event.entry_id, event.text_digest) if isinstance(event, AnswerRetracted) else (_key(record), "")
+        self._retracted.setdefault(entry_id, set()).add(digest)
+        if not is_retraction_key(_key(record)):  # those lie in another partition, whose offsets say nothing of the entry's
+            self._retracted_at[entry_id] = record.offset
         return True
 
     async def _project_until_flushed(self, *, anew: bool) -> bool:
@@ -109,10 +112,23 @@ class KnowledgeProjection:
             await follower.close()
 
     async def _row(self, record: LogRecord) -> tuple[int, str, bytes | None]:
-        """Offset, entry and answer; None where the entry is retracted by this record or by one that follows."""
+        """Offset, entry and answer; None where the entry is retracted by this record or a later one, or its text ever was.
+
+        An answer that was derived before a retraction can be published behind it, and an old one can be all that compaction left.
+        """
         key = _key(record)
-        gone = await self._note(record) or record.offset < self._retracted.get(key, (-1, ""))[0]
+        gone = await self._note(record) or record.offset < self._retracted_at.get(key, -1)
+        if not gone and key in self._retracted:
+            gone = self.is_retracted(key, await self._text(record))
         return record.offset, key, None if gone else record.value
+
+    async def _text(self, record: LogRecord) -> str:
+        try:
+            event = await decode_when_possible(self._codec, record.value)
+        except UndecodableRecord as error:
+            log.error("undecodable_answer offset=%s reason=%s", record.offset, error)
+            return ""
+        return event.text if isinstance(event, AnswerLearned) else ""
 
 
 def _key(record: LogRecord) -> str:

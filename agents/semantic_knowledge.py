@@ -15,7 +15,7 @@ from streams.ports import Log, LogFollower, LogRecord
 from streams.semantic.ports import IndexedEntry, VectorIndex
 from streams.semantic.questions import unpacked
 from streams.semantic.trust import Trust
-from streams.topics import KNOWLEDGE, KNOWLEDGE_TRUST
+from streams.topics import KNOWLEDGE, KNOWLEDGE_TRUST, is_retraction_key
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ class SemanticKnowledge:
         """The last of each entry counts. While the index is away its records wait."""
         if self._index is None or not records:
             return
-        newest = {(record.key or b"").decode("utf-8", "replace"): record for record in records}
+        keyed = {(record.key or b"").decode("utf-8", "replace"): record for record in records}
+        newest = {key: record for key, record in keyed.items() if not is_retraction_key(key)}
         entries, gone = [], []
         for key, record in newest.items():
             event = await self._event(record)

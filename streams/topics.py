@@ -89,6 +89,16 @@ def reply_topic(tenant: str) -> str:
     return f"inference.replies.{tenant}"
 
 
+def retraction_key(entry_id: str, text_digest: str) -> str:
+    """Key on KNOWLEDGE under which compaction keeps each retracted text of an entry, whatever is learned for the entry afterwards."""
+    return f"retracted {entry_id} {text_digest}"
+
+
+def is_retraction_key(key: str) -> bool:
+    """Whether a record on KNOWLEDGE tells of a retracted text and not of what an entry is now. Entry ids hold no space."""
+    return key.startswith("retracted ")
+
+
 def producer_user(tenant: str) -> str:
     """Kafka user of a tenant's bare producers."""
     return f"producer-{tenant}"

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agents.projecting import KnowledgeProjection
+from infra.cli.knowledge_shelf import text_digest
 from schemas.codec import Codec
 from schemas.headers import RecordHeaders
 from schemas.knowledge import AnswerLearned, AnswerRetracted
 from schemas.record import Record
 from streams.ports import LogRecord
-from streams.topics import KNOWLEDGE
+from streams.topics import KNOWLEDGE, retraction_key
 from tests.running_stack import RunningStack, eventually
 from tests.test_schemas import MemoryRegistry
 
@@ -119,13 +121,37 @@ async def test_a_retracted_answer_is_never_seen_while_all_is_projected_anew() ->
         entry_id="e", tenant="t", model="m", text="wrong", finish_reason="stop", prompt_tokens=1, completion_tokens=1,
         learned_from="r", cause="c", learned_at=1,
     )  # fmt: skip
-    retracted = AnswerRetracted(entry_id="e", tenant="t", text_digest="", reason="r", retracted_by="p", retracted_at=2)
+    retracted = AnswerRetracted(entry_id="e", tenant="t", text_digest=text_digest("wrong"), reason="r", retracted_by="p", retracted_at=2)
     later = AnswerLearned(**{**{f: getattr(learned, f) for f in learned.__struct_fields__}, "text": "right"})
     records = [_record(codec, offset, event) for offset, event in enumerate((learned, retracted, later))]
     seen = SeenAnswers()
     with pytest.raises(_ReadToTheEnd):
         await KnowledgeProjection(MemoryLog(records), seen, codec).run_forever()
     assert [(offset, value is None) for offset, _, value in seen.rows] == [(0, True), (1, True), (2, False)]
+
+
+async def test_no_retracted_text_comes_back_whatever_followed() -> None:
+    """Two texts of an entry were retracted; compaction has left the second's learning, and the first is published behind all that."""
+    codec = Codec(MemoryRegistry())
+    def learned(text: str) -> AnswerLearned:
+        return AnswerLearned(
+            entry_id="e", tenant="t", model="m", text=text, finish_reason="stop", prompt_tokens=1, completion_tokens=1,
+            learned_from="r", cause="c", learned_at=1,
+        )  # fmt: skip
+
+    def retracted(text: str) -> AnswerRetracted:
+        return AnswerRetracted(entry_id="e", tenant="t", text_digest=text_digest(text), reason="r", retracted_by="p", retracted_at=2)
+
+    kept = _record(codec, 0, retracted("first"))
+    marker = replace(kept, key=retraction_key("e", text_digest("first")).encode())
+    events = (retracted("second"), learned("second"), learned("first"), learned("third"))
+    records = [marker, *(_record(codec, offset, event) for offset, event in enumerate(events, start=1))]
+    seen = SeenAnswers()
+    projection = KnowledgeProjection(MemoryLog(records), seen, codec)
+    with pytest.raises(_ReadToTheEnd):
+        await projection.run_forever()
+    assert [offset for offset, _, value in seen.rows if value is not None] == [4], "the third text alone"
+    assert [projection.is_retracted("e", text) for text in ("first", "second", "third")] == [True, True, False]
 
 
 def _record(codec: Codec, offset: int, event: Record) -> LogRecord:

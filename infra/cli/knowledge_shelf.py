@@ -23,7 +23,7 @@ from schemas.record import Record
 from streams.errors import PoisonError
 from streams.kafka_access import KafkaAccess
 from streams.ports import LogRecord, Outgoing
-from streams.topics import KNOWLEDGE, KNOWLEDGE_CHECKS, KNOWLEDGE_TRUST, OPERATOR
+from streams.topics import KNOWLEDGE, KNOWLEDGE_CHECKS, KNOWLEDGE_TRUST, OPERATOR, is_retraction_key, retraction_key
 
 _EVERYTHING = 1 << 62  # records of a partition: compacted topics are read whole
 
@@ -54,6 +54,7 @@ class Shelf:
     codec: Codec
     entries: dict[str, Entry] = field(default_factory=dict)
     scopes: dict[str, ScopeAssessed] = field(default_factory=dict)
+    retracted: set[tuple[str, str]] = field(default_factory=set)  # entry and digest of each text that was ever taken away
 
     def find(self, name: str) -> Entry:
         """By id, or the beginning of one. Raises NoSuchEntry."""
@@ -80,7 +81,8 @@ class Shelf:
             entry_id=learned.entry_id, tenant=learned.tenant, text_digest=text_digest(learned.text), reason=reason, retracted_by=by,
             retracted_at=now,
         )  # fmt: skip
-        self._publish([self._outgoing(KNOWLEDGE, event.entry_id, event)])
+        keys = (event.entry_id, retraction_key(event.entry_id, event.text_digest))
+        self._publish([self._outgoing(KNOWLEDGE, key, event) for key in keys])
         return event
 
     def add(self, learned: Sequence[AnswerLearned]) -> int:
@@ -91,8 +93,7 @@ class Shelf:
 
     def is_retracted(self, learned: AnswerLearned) -> bool:
         """Whether a person took this text away from this entry."""
-        held = self.entries.get(learned.entry_id)
-        return held is not None and isinstance(held.event, AnswerRetracted) and held.event.text_digest == text_digest(learned.text)
+        return (learned.entry_id, text_digest(learned.text)) in self.retracted
 
     def reopen(self, scope: ScopeAssessed, reason: str, by: str) -> ScopeReopened:
         """Ask the learning service to begin anew with a scope."""
@@ -122,6 +123,10 @@ class Shelf:
             self.entries.pop(key, None)
             return
         event = self._decoded(record)
+        if isinstance(event, AnswerRetracted):
+            self.retracted.add((event.entry_id, event.text_digest))
+        if is_retraction_key(key):
+            return
         if isinstance(event, AnswerLearned | AnswerRetracted):
             held = self.entries.get(event.entry_id)
             self.entries[event.entry_id] = Entry(event, record.partition, record.offset, held.observations if held else ())
