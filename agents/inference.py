@@ -220,9 +220,10 @@ class InferenceService:
             request = decoded
             if record.headers is None:
                 raise RequestRefused("unreadable_headers", "a header's name is no UTF-8", "name headers in UTF-8")
-            work.admitted = admit(request, work.headers, ports.limits, ports.clock.now_ms())
-            work.entry_id = ports.entry_ids.entry_id(work.admitted.request)
-            work.idempotency = ports.entry_ids.idempotency(work.admitted.request)
+            admitted = admit(request, work.headers, ports.limits, ports.clock.now_ms())
+            work.entry_id = ports.entry_ids.entry_id(admitted.request)
+            work.idempotency = ports.entry_ids.idempotency(admitted.request)
+            work.admitted = admitted  # last: what raises before is rejected, and must not be handled besides
         except (UndecodableRecord, RequestRefused) as error:
             work.out = self._refusals.rejected(record, work.headers, request, error)
             code = error.code if isinstance(error, RequestRefused) else "undecodable"
@@ -253,7 +254,7 @@ class InferenceService:
         if admitted.request.task in SMALL_TASKS:
             return "small"
         why = "the store of known answers is away" if away else self._why_unknown(admitted)
-        if self._ports.semantic is not None and admitted.known_allowed and not away:
+        if self._ports.semantic is not None and admitted.cacheable:  # with no-cache for the question alone: its answer is learned
             why_not_semantic = why_not(admitted.request, self._ports.semantic_max_temperature)
             if not why_not_semantic:
                 return "semantic"
@@ -270,7 +271,9 @@ class InferenceService:
         assert self._ports.semantic is not None
         scope_of = self._ports.entry_ids.scope
         asked = [
-            Asked(request=w.admitted.request, scope=scope_of(w.admitted.request), entry_id=w.entry_id) for w in works if w.admitted
+            Asked(request=a.request, scope=scope_of(a.request), entry_id=w.entry_id, serve=a.known_allowed)
+            for w, a in ((work, work.admitted) for work in works)
+            if a
         ]  # fmt: skip
         findings: Sequence[Finding | Exception]
         try:
@@ -289,7 +292,7 @@ class InferenceService:
             work.out = self._derived.semantic(work, admitted, finding)
             self._ports.metrics.requests.labels("semantic").inc()
         else:
-            self._pass_on(work, admitted, f"no identical request was answered before; {finding.reason}", finding)
+            self._pass_on(work, admitted, f"{self._why_unknown(admitted)}; {finding.reason}", finding)
         return None
 
     async def _ask_small(self, works: Sequence[Work]) -> None:

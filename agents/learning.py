@@ -36,14 +36,14 @@ _WORTH_KEEPING = ("stop", "length")  # an answer cut off by a deadline is no ans
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearningPorts:
-    """What the learning service needs of the world. `judge` is None where semantic answers are off: nothing is checked then."""
+    """What the learning service needs of the world. `judge` and `trust` are None where nothing is checked."""
 
     source: GroupSource
     publisher: Publisher
     log: Log
     answers: AnswerProjection
     judge: SameAnswerJudge | None
-    trust: TrustSettings
+    trust: TrustSettings | None
     codec: Codec
     clock: Clock
     metrics: Metrics
@@ -77,7 +77,7 @@ class LearningService:
         self._acks = Acknowledger(ports.publisher, ports.source, ports.failpoints, LEARNING)
         self.projection = KnowledgeProjection(ports.log, ports.answers, ports.codec)
         self.checking: HitChecking | None = None
-        if ports.judge is not None:
+        if ports.judge is not None and ports.trust is not None:
             checking = CheckingPorts(
                 log=ports.log, codec=ports.codec, publisher=ports.publisher, clock=ports.clock, metrics=ports.metrics, judge=ports.judge,
                 trust=ports.trust,

@@ -49,11 +49,12 @@ class SemanticPorts:
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that may be answered semantically."""
+    """A request that may be answered semantically, or, without `serve`, whose answer may be found so later."""
 
     request: InferenceRequested
     scope: str
     entry_id: str
+    serve: bool = True
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +112,7 @@ class SemanticTier:
         near: list[list[Match]] = [[] for _ in asked]
         by_scope: dict[str, list[int]] = {}
         for i, a in enumerate(asked):
-            if not self._trust.is_shut_off(a.scope):
+            if a.serve and not self._trust.is_shut_off(a.scope):
                 by_scope.setdefault(a.scope, []).append(i)
         for scope, rows in by_scope.items():
             for i, matches in zip(rows, await self._ports.index.search(scope, vectors[rows], CANDIDATES), strict=True):
@@ -166,6 +167,8 @@ class SemanticTier:
         )  # fmt: skip
 
     def _why_none(self, asked: Asked) -> str:
+        if not asked.serve:
+            return "its answer can be found by its question"
         if self._trust.is_shut_off(asked.scope):
             return "semantic answers of this scope are shut off"
         return "no known question of this scope comes near"

@@ -227,7 +227,7 @@ def _learning(app: App, parts: Parts) -> Callable[[], Any]:
     answers = RedisAnswers(settings.redis)
     ports = learning.LearningPorts(
         source=parts.source, publisher=parts.publisher, log=parts.log, answers=answers, codec=parts.codec, clock=parts.clock,
-        judge=judge(settings), trust=trust(settings), metrics=parts.metrics, tracing=parts.tracing,
+        judge=judge(settings), trust=trust(settings) if settings.semantic == "on" else None, metrics=parts.metrics, tracing=parts.tracing,
         failpoints=parts.failpoints,
     )  # fmt: skip
     service = learning.register(app, ports)

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     model: str = Field("smollm2-135m-instruct", description="Model that answers where a request names none.")
     embedder: str = Field("all-minilm-l6-v2", description="Model of the vectors that find like questions. Another one starts semantic knowledge cold: vectors of two models don't compare.")
     embedder_precision: Literal["int8", "float"] = Field("int8", description="float is a little more exact, takes four times the memory and about twice the CPU. Changing it starts semantic knowledge cold, too.")
-    verifier: str = Field("pair-verifier-1", description="Model that says whether two questions ask the same; empty leaves the gates and the cosine. Another one starts what was learnt about its scores anew.")
+    verifier: str = Field("pair-verifier-1", min_length=1, description="Model that says whether two questions ask the same. After another one, what entries were observed at counts under its scores too: reopen scopes by hand, or change the embedder with it.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N. auto takes CUDA where there is one.")
     workers: int = Field(1, ge=0, description="Deep-learning agents that `up` starts (one per GPU).")
     batch_size: int = Field(4, ge=1, description="Requests that a deep-learning agent runs in one batch. More raises throughput and each one's latency.")

@@ -167,6 +167,17 @@ async def test_a_hit_in_a_new_scope_is_checked_and_one_in_a_scope_that_is_shut_o
     await world.close()
 
 
+async def test_a_request_that_takes_no_known_answer_keeps_its_question() -> None:
+    """With no-cache nothing is served or tried out, and the answer can be found by its question afterwards."""
+    world = World()
+    await world.learn(ask(QUESTIONS[0]))
+    request = ask(QUESTIONS[1])
+    asked = Asked(request=request, scope=ENTRY_IDS.scope(request), entry_id=ENTRY_IDS.entry_id(request), serve=False)
+    (finding,) = await world.tier.find([asked])
+    assert (finding.served, finding.check) == (None, None) and finding.question.text == QUESTIONS[1]
+    await world.close()
+
+
 async def test_an_unsure_candidate_is_tried_out_against_the_fresh_answer() -> None:
     """Not served, and compared where it is more likely right than wrong."""
     world = World(Eager(0.045))  # log odds of 0.305 on [0, 1]: 73% under the prior

@@ -23,10 +23,13 @@ PRIOR = Prior(np.array([0.6, 1.5]), np.array([60.0, 60.0]), np.array([0.995, 0.0
 SETTINGS = TrustSettings(DecisionRule(PRIOR, 0.02), AssuranceRules(limit=0.02))
 
 
-def check(number: int, *, same: bool, served: bool = True, entry: str = "e", scope: str = "s") -> SemanticHitChecked:
-    """The number-th check."""
+def check(
+    number: int, *, same: bool, served: bool = True, entry: str = "e", scope: str = "s", request: int | None = None
+) -> SemanticHitChecked:  # fmt: skip
+    """A check at millisecond `number`, of a request of that number or another."""
     return SemanticHitChecked(
-        request_id=f"r{number}", met_by="m", tenant="t", scope=scope, entry_id=entry, similarity=0.9, score=0.95, served=served, same=same,
+        request_id=f"r{number if request is None else request}", met_by="m", tenant="t", scope=scope, entry_id=entry,
+        similarity=0.9, score=0.95, served=served, same=same,
         confidence=0.9, judge="j", checked_at=number,
     )  # fmt: skip
 
@@ -74,7 +77,10 @@ def test_readers_come_to_the_same_whatever_repeats_and_delays(seed: int) -> None
     counter, reader = Trust(SETTINGS), Trust(SETTINGS)
     published: list[Record] = []
     for number in range(chance.randrange(1, 60)):
-        made = check(number, same=chance.random() < 0.8, served=chance.random() < 0.7, entry=f"e{number % 3}", scope=f"s{number % 2}")
+        made = check(
+            number // 3, request=number, same=chance.random() < 0.8, served=chance.random() < 0.7,
+            entry=f"e{number % 3}", scope=f"s{number % 2}",
+        )  # fmt: skip
         if not counter.was_counted(made.scope, made.request_id):
             published += counter.count(made, "m")
         assert counter.was_counted(made.scope, made.request_id)

@@ -20,8 +20,8 @@ def why_not(request: InferenceRequested, max_temperature: float) -> str:
     """
     if request.task != "generate" or request.parameters.labels:
         return "only free text is answered by questions that ask the same"
-    if request.cache != "default":
-        return f"cache is {request.cache}"
+    if request.cache == "no-store":
+        return "cache is no-store"
     if request.parameters.temperature > max_temperature:
         return f"temperature {request.parameters.temperature} is above {max_temperature}"
     if sum(m.role != "system" for m in request.messages) != 1:

@@ -76,9 +76,11 @@ class Trust:
     def count(self, checked: SemanticHitChecked, model: str) -> list[Record]:
         """Count a check: what the entry and the scope are from now on, and the shut-off where this check brings it."""
         belief = self._rule.learn(self._belief(checked.entry_id), Observation(spread(checked.score), checked.same))
-        self._entries[checked.entry_id] = (checked.checked_at, belief)
+        # Later than what is held, though two come in one millisecond or a clock went back: readers keep the latest.
+        observed_at = max(checked.checked_at, self._entries.get(checked.entry_id, (-1, None))[0] + 1)
+        self._entries[checked.entry_id] = (observed_at, belief)
         observed = EntryObserved(
-            entry_id=checked.entry_id, tenant=checked.tenant, scope=checked.scope, observed_at=checked.checked_at,
+            entry_id=checked.entry_id, tenant=checked.tenant, scope=checked.scope, observed_at=observed_at,
             observations=tuple(Seen(score=o.score, same=o.correct) for o in belief.observations),
         )  # fmt: skip
         before = self._state(checked.scope)
@@ -87,7 +89,8 @@ class Trust:
         held = self._scopes.get(checked.scope)
         recent = (*(held.event.recent if held else ()), checked.request_id)[-_RECENT:]
         opened_at = held.event.opened_at if held else 0
-        assessed = _assessed(after, checked.scope, checked.tenant, model, recent, opened_at, checked.checked_at)
+        assessed_at = max(checked.checked_at, held.event.assessed_at + 1 if held else 0)
+        assessed = _assessed(after, checked.scope, checked.tenant, model, recent, opened_at, assessed_at)
         self._scopes[checked.scope] = _Scope(after, assessed)
         out: list[Record] = [observed, assessed]
         if may_serve(before) and not may_serve(after):
