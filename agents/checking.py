@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from schemas.codec import Codec, UndecodableRecord
@@ -91,9 +92,11 @@ class HitChecking:
                 await asyncio.sleep(_PAUSE_S)
 
     async def _follow(self) -> None:
-        trusted = await self._log.follow([KNOWLEDGE_TRUST], None, "beginning")
-        wishes = await self._log.follow([KNOWLEDGE_CHECKS], None, self._clock.now_ms() - _REOPENED_SINCE_MS)
-        try:
+        async with AsyncExitStack() as opened:
+            trusted = await self._log.follow([KNOWLEDGE_TRUST], None, "beginning")
+            opened.push_async_callback(trusted.close)
+            wishes = await self._log.follow([KNOWLEDGE_CHECKS], None, self._clock.now_ms() - _REOPENED_SINCE_MS)
+            opened.push_async_callback(wishes.close)
             while True:
                 for record in await trusted.next(0 if self.ready.is_set() else 200):
                     self._trust.fold(await self._event(record))
@@ -102,9 +105,6 @@ class HitChecking:
                 for record in await wishes.next(200 if self.ready.is_set() else 0):
                     if RecordHeaders.parse(record.headers).event == ScopeReopened.__name__:
                         await self._reopen(await self._event(record))
-        finally:
-            await trusted.close()
-            await wishes.close()
 
     async def _reopen(self, event: Record | None) -> None:
         if not isinstance(event, ScopeReopened):

@@ -88,6 +88,8 @@ class GroupReader:
             rebalances = [self._rebalances.popleft() for _ in range(len(self._rebalances))]
             self._first = []
             self._taken.set()
+        for error in filter(None, (message.error() for message in messages)):
+            self._told_error(error)
         return rebalances, [as_log_record(message) for message in messages if message.error() is None]
 
     def acknowledge(self, topic: str, partition: int, offset: int) -> None:

@@ -74,6 +74,7 @@ class KafkaFollower:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="log-follower")
         self._next: dict[Place, int] = {}  # next offset of each assigned partition
         self._fetched: set[Place] = set()
+        self._error: KafkaError | None = None  # came behind records: they are returned first, and it is raised at the next call
 
     async def call(self, blocking: Callable[..., _T], *arguments: Any) -> _T:
         """Run something on the follower's thread. Raises LogAway where Kafka is."""
@@ -116,6 +117,9 @@ class KafkaFollower:
         return await self.call(self._read, wait_ms / 1000)
 
     def _read(self, wait_s: float) -> list[LogRecord]:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise KafkaException(error)
         first = self._consumer.poll(wait_s)
         records = []
         for message in [] if first is None else [first, *self._consumer.consume(_MOST_RECORDS - 1, 0)]:
@@ -127,7 +131,9 @@ class KafkaFollower:
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._arrived((message.topic(), message.partition()), message.offset())
             elif not error.retriable() and error.code() not in _PASSING:
-                raise KafkaException(error)
+                self._error = error
+        if self._error is not None and not records:
+            return self._read(0)
         return records
 
     def _arrived(self, place: Place, offset: int) -> None:
