@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from schemas.codec import Codec, UndecodableRecord
+from schemas.codec import Codec
 from schemas.events import GenerationFinished
 from schemas.headers import RecordHeaders
 from schemas.ids import named_event_id
 from schemas.knowledge import EntryObserved, ScopeAssessed, ScopeReopened, SemanticHitChecked
 from schemas.record import Record
 from streams.acknowledging import publish_until_done
-from streams.decoding import decode_when_possible
+from streams.decoding import own_event
 from streams.errors import RetryableError
-from streams.ports import Clock, Log, LogRecord, Outgoing, Publisher
+from streams.ports import Clock, Log, Outgoing, Publisher
 from streams.semantic.ports import SameAnswerJudge
-from streams.semantic.trust import Trust, TrustSettings
+from streams.semantic.trust import Trust, TrustSettings, trust_key
 from streams.telemetry import Metrics
 from streams.topics import KNOWLEDGE_CHECKS, KNOWLEDGE_TRUST, LEARNING
 
@@ -68,19 +67,13 @@ class HitChecking:
             similarity=check.similarity, score=check.score, served=check.served, same=verdict.same, confidence=verdict.confidence,
             judge=self._judge.version, checked_at=self._clock.now_ms(),
         )  # fmt: skip
-        return [(KNOWLEDGE_CHECKS, question.scope, event), *self._keyed(self._trust.count(event, result.model))]
-
-    @staticmethod
-    def _keyed(events: Sequence[Record]) -> list[tuple[str, str, Record]]:
-        keyed: list[tuple[str, str, Record]] = []
-        for event in events:
-            if isinstance(event, EntryObserved):
-                keyed.append((KNOWLEDGE_TRUST, f"entry {event.entry_id}", event))
-            elif isinstance(event, ScopeAssessed):
-                keyed.append((KNOWLEDGE_TRUST, f"scope {event.scope}", event))
+        out: list[tuple[str, str, Record]] = [(KNOWLEDGE_CHECKS, question.scope, event)]
+        for counted in self._trust.count(event, result.model):
+            if isinstance(counted, EntryObserved | ScopeAssessed):
+                out.append((KNOWLEDGE_TRUST, trust_key(counted), counted))
             else:
-                keyed.append((KNOWLEDGE_CHECKS, getattr(event, "scope"), event))  # noqa: B009  # ScopeShutOff
-        return keyed
+                out.append((KNOWLEDGE_CHECKS, question.scope, counted))
+        return out
 
     async def follow_forever(self) -> None:
         """Learn what is trusted, then follow it, and do what people ask for."""
@@ -99,12 +92,12 @@ class HitChecking:
             opened.push_async_callback(wishes.close)
             while True:
                 for record in await trusted.next(0 if self.ready.is_set() else 200):
-                    self._trust.fold(await self._event(record))
+                    self._trust.fold(await own_event(self._codec, record))
                 if trusted.caught_up():
                     self.ready.set()
                 for record in await wishes.next(200 if self.ready.is_set() else 0):
                     if RecordHeaders.parse(record.headers).event == ScopeReopened.__name__:
-                        await self._reopen(await self._event(record))
+                        await self._reopen(await own_event(self._codec, record))
 
     async def _reopen(self, event: Record | None) -> None:
         if not isinstance(event, ScopeReopened):
@@ -114,12 +107,5 @@ class HitChecking:
             return
         event_id = named_event_id(event.scope, "reopened", event.reopened_at)
         headers = RecordHeaders(event="ScopeAssessed", event_id=event_id, tenant=event.tenant)
-        out = Outgoing(topic=KNOWLEDGE_TRUST, key=f"scope {event.scope}".encode(), event=assessed, headers=headers)
+        out = Outgoing(topic=KNOWLEDGE_TRUST, key=trust_key(assessed).encode(), event=assessed, headers=headers)
         await publish_until_done(self._publisher, [out], LEARNING)
-
-    async def _event(self, record: LogRecord) -> Record | None:
-        try:
-            return await decode_when_possible(self._codec, record.value)
-        except UndecodableRecord as error:
-            log.error("undecodable_internal_record topic=%s offset=%s reason=%s", record.topic, record.offset, error)
-            return None

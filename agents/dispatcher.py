@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from schemas.codec import Codec, UndecodableRecord
+from schemas.codec import Codec
 from schemas.events import (
     DeepLearningRequested,
     GenerationFinished,
@@ -31,7 +31,7 @@ from schemas.record import Record
 from streams.acknowledging import Acknowledger, publish_until_done
 from streams.app import App, batches_of, handle_batches
 from streams.coalescing import FRESH_MS, KEYED_KEPT_MS, shared_final
-from streams.decoding import decode_when_possible
+from streams.decoding import own_event
 from streams.dispatch_state import DispatchState, Held, evolve
 from streams.dispatching import decide
 from streams.ending import end_process_on_error
@@ -132,7 +132,7 @@ class DispatcherService:
                 log.warning("rebuild_waits partition=%s reason=%s", partition, error)
                 await asyncio.sleep(0.5)
         for number, record in enumerate((*requests, *dispatches, *results)):
-            if (event := await self._decoded(record.value)) is not None:
+            if (event := await own_event(self._ports.codec, record)) is not None:
                 evolve(state, event, self._ports.clock.now_ms())
             if number % 500 == 0:  # ten minutes of a busy log are long; heartbeats must be heard meanwhile
                 await asyncio.sleep(0)
@@ -145,7 +145,7 @@ class DispatcherService:
         self._acks.take(records)
         derived: list[tuple[LogRecord, list[Outgoing]]] = []
         for record in records:
-            request = await self._decoded(record.value)
+            request = await own_event(self._ports.codec, record)
             shard = self._shards.get(record.partition)
             out: list[Outgoing] = []
             if isinstance(request, DeepLearningRequested) and shard is not None:
@@ -271,7 +271,7 @@ class DispatcherService:
                 await asyncio.sleep(0.5)
 
     async def _hear(self, record: LogRecord) -> None:
-        event = await self._decoded(record.value)
+        event = await own_event(self._ports.codec, record)
         if isinstance(event, WorkerReported):
             shard = self._shards.get(partition_for(event.model.encode(), self._ports.shards))
         else:
@@ -280,10 +280,3 @@ class DispatcherService:
             return
         evolve(shard, event, self._ports.clock.now_ms())
         self._wake.set()
-
-    async def _decoded(self, value: bytes | None) -> Record | None:
-        try:
-            return await decode_when_possible(self._ports.codec, value)
-        except UndecodableRecord as error:  # only our own services may write these topics: a bug, not bad input
-            log.error("undecodable_internal_record reason=%s", error)
-            return None

@@ -11,18 +11,18 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from schemas.codec import Codec, UndecodableRecord
+from schemas.codec import Codec
 from schemas.events import DeepLearningRequested, Idempotency, InferenceCompleted, Position
 from schemas.headers import RecordHeaders
 from schemas.idempotency import IdempotencyKeyAnswered, IdempotencyKeyClaimed
 from schemas.ids import named_event_id
 from streams.acknowledging import publish_until_done
 from streams.admission import Admitted, RequestRefused
-from streams.decoding import decode_when_possible
+from streams.decoding import own_event
 from streams.errors import RetryableError
 from streams.failpoints import Failpoints
 from streams.idempotency import GRACE_MS, KEPT_MS, IdempotencyKeys, Standing, claim, known_answer
-from streams.ports import Clock, Log, LogFollower, Outgoing, Publisher
+from streams.ports import Clock, Log, LogFollower, LogRecord, Outgoing, Publisher
 from streams.small_models import SMALL_TASKS
 from streams.topics import IDEMPOTENCY, INFERENCE
 
@@ -136,7 +136,7 @@ class KeyService:
             try:
                 follower = follower or await self._ports.log.follow([IDEMPOTENCY], None, since)
                 for record in await follower.next(200):
-                    await self._fold(record.value)
+                    await self._fold(record)
                 if follower.caught_up():
                     self._caught_up.set()
             except RetryableError as error:
@@ -147,12 +147,8 @@ class KeyService:
                 forgotten = now
                 self._keys.forget(now)
 
-    async def _fold(self, value: bytes | None) -> None:
-        try:
-            event = await decode_when_possible(self._ports.codec, value)
-        except UndecodableRecord as error:  # only our own services may write here: a bug, not bad input
-            log.error("undecodable_key_record reason=%s", error)
-            return
+    async def _fold(self, record: LogRecord) -> None:
+        event = await own_event(self._ports.codec, record)
         if not isinstance(event, IdempotencyKeyClaimed | IdempotencyKeyAnswered):
             return
         self._keys.fold(event)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from agents.checking import CheckingPorts, HitChecking
 from agents.projecting import AnswerProjection, KnowledgeProjection
-from schemas.codec import Codec, UndecodableRecord
+from schemas.codec import Codec
 from schemas.events import GenerationFinished
 from schemas.headers import RecordHeaders
 from schemas.ids import derived_event_id
@@ -19,7 +19,7 @@ from schemas.knowledge import AnswerLearned
 from schemas.record import Record
 from streams.acknowledging import Acknowledger
 from streams.app import App, batches_of, handle_batches
-from streams.decoding import decode_when_possible
+from streams.decoding import own_event
 from streams.failpoints import Failpoints
 from streams.idempotency import computed_answer
 from streams.ports import Clock, GroupSource, Log, LogRecord, Outgoing, Publisher
@@ -98,11 +98,7 @@ class LearningService:
         await self._acks.publish_then_ack([(record, await self._derived(record)) for record in records])
 
     async def _derived(self, record: LogRecord) -> list[Outgoing]:
-        try:
-            result = await decode_when_possible(self._ports.codec, record.value)
-        except UndecodableRecord as error:  # only our own services may write here: a bug, not bad input
-            log.error("undecodable_result offset=%s reason=%s", record.offset, error)
-            return []
+        result = await own_event(self._ports.codec, record)
         if not isinstance(result, GenerationFinished):
             return []
         out: list[tuple[str, str, Record]] = []

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from schemas.codec import Codec, UndecodableRecord
+from schemas.codec import Codec
 from schemas.headers import RecordHeaders
 from schemas.knowledge import AnswerLearned, AnswerRetracted
-from streams.decoding import decode_when_possible
+from streams.decoding import own_event
 from streams.errors import RetryableError
 from streams.ports import Log, LogRecord
+from streams.routing import text_digest
 from streams.topics import KNOWLEDGE, is_retraction_key
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class KnowledgeProjection:
     def is_retracted(self, entry_id: str, text: str) -> bool:
         """Whether a person took this very text away from this entry."""
         digests = self._retracted.get(entry_id)
-        return digests is not None and ("" in digests or hashlib.sha256(text.encode()).hexdigest() in digests)
+        return digests is not None and ("" in digests or text_digest(text) in digests)
 
     async def run_forever(self) -> None:
         """Learn what was retracted, then project for ever."""
@@ -75,11 +75,7 @@ class KnowledgeProjection:
         """Keep a retraction; whether it is one. The header tells, so that answers are not decoded."""
         if RecordHeaders.parse(record.headers).event != _RETRACTED:
             return False
-        try:
-            event = await decode_when_possible(self._codec, record.value)
-        except UndecodableRecord as error:  # an operator's tool wrote it: its key says what is meant
-            log.error("undecodable_retraction offset=%s reason=%s", record.offset, error)
-            event = None
+        event = await own_event(self._codec, record)  # where it is unreadable, its key says what is meant
         entry_id, digest = (event.entry_id, event.text_digest) if isinstance(event, AnswerRetracted) else (_key(record), "")
         self._retracted.setdefault(entry_id, set()).add(digest)
         if not is_retraction_key(_key(record)):  # those lie in another partition, whose offsets say nothing of the entry's
@@ -119,16 +115,9 @@ class KnowledgeProjection:
         key = _key(record)
         gone = await self._note(record) or record.offset < self._retracted_at.get(key, -1)
         if not gone and key in self._retracted:
-            gone = self.is_retracted(key, await self._text(record))
+            event = await own_event(self._codec, record)
+            gone = self.is_retracted(key, event.text if isinstance(event, AnswerLearned) else "")
         return record.offset, key, None if gone else record.value
-
-    async def _text(self, record: LogRecord) -> str:
-        try:
-            event = await decode_when_possible(self._codec, record.value)
-        except UndecodableRecord as error:
-            log.error("undecodable_answer offset=%s reason=%s", record.offset, error)
-            return ""
-        return event.text if isinstance(event, AnswerLearned) else ""
 
 
 def _key(record: LogRecord) -> str:

@@ -6,10 +6,9 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from schemas.codec import Codec, UndecodableRecord
+from schemas.codec import Codec
 from schemas.knowledge import AnswerLearned
-from schemas.record import Record
-from streams.decoding import decode_when_possible
+from streams.decoding import own_event
 from streams.errors import RetryableError
 from streams.ports import Log, LogFollower, LogRecord
 from streams.semantic.ports import IndexedEntry, VectorIndex
@@ -53,7 +52,7 @@ class SemanticKnowledge:
             await self._index_answers([r for r in records if r.topic == KNOWLEDGE])
             for record in records:
                 if record.topic == KNOWLEDGE_TRUST and self._trust is not None:
-                    self._trust.fold(await self._event(record))
+                    self._trust.fold(await own_event(self._codec, record))
             if not self.ready.is_set() and follower.caught_up():
                 self.ready.set()
                 log.info("semantic_knowledge_ready entries=%s", await self._index.count() if self._index is not None else "elsewhere")
@@ -66,7 +65,7 @@ class SemanticKnowledge:
         newest = {key: record for key, record in keyed.items() if not is_retraction_key(key)}
         entries, gone = [], []
         for key, record in newest.items():
-            event = await self._event(record)
+            event = await own_event(self._codec, record) if record.value is not None else None
             question = event.question if isinstance(event, AnswerLearned) else None
             if question is not None and question.embedding_version == self._embedding_version:
                 entries.append(IndexedEntry(entry_id=key, scope=question.scope, vector=unpacked(question)))
@@ -80,12 +79,3 @@ class SemanticKnowledge:
             except RetryableError as error:
                 log.warning("index_away reason=%s", error)
                 await asyncio.sleep(_PAUSE_S)
-
-    async def _event(self, record: LogRecord) -> Record | None:
-        if record.value is None:
-            return None
-        try:
-            return await decode_when_possible(self._codec, record.value)
-        except UndecodableRecord as error:
-            log.error("undecodable_internal_record topic=%s offset=%s reason=%s", record.topic, record.offset, error)
-            return None

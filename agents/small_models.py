@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from schemas.events import Guess, InferenceRequested
 from streams.errors import RetryableError
+from streams.lanes import Lane
 from streams.semantic.texts import Embedder
 from streams.small_models import CLASSIFY, EMBED, SmallAnswer, TextClassifier, Vectors, decide, text_of
 
 log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 64  # texts in one call: above it a call takes longer in proportion, and the first of it would wait for the last
+_ROOM = 2000  # texts that may wait: whoever brings more waits, rather than memory grows
 
 
 class SmallModelFailed(RetryableError):
@@ -49,8 +50,7 @@ class SmallModelTier:
         self._embedders = dict(embedders)
         self._classifiers = dict(classifiers)
         self._embeds_for = dict(embeds_for)
-        self._waiting: deque[_Waiting] = deque()
-        self._draining: asyncio.Task[None] | None = None
+        self._lane = Lane(self._call_once, MOST_AT_ONCE, _ROOM)
         # One thread: two calls at once would only share the cores, or the device, and finish later both.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="small-models")
 
@@ -74,33 +74,24 @@ class SmallModelTier:
         """What is known of each request, in their order; a guess where a classifier does not know; the error where a call failed."""
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(request, loop.create_future()) for request in requests]
-        self._waiting.extend(waiting)
-        if self._draining is None or self._draining.done():
-            self._draining = loop.create_task(self._drain())
+        await self._lane.put(waiting)
         return await asyncio.gather(*(one.done for one in waiting))
-
-    async def warm_up(self) -> None:
-        """Run each model once: the first call allocates, and on a GPU compiles. Raises what the runtime raises."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._run_each_once)
 
     def close(self) -> None:
         """Let the running call end, and take no other."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    async def _drain(self) -> None:
-        """Call after call, each with what is queued at its beginning, until nothing is."""
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]
-            outcomes: Sequence[Outcome]
-            try:
-                outcomes = await loop.run_in_executor(self._thread, self._call, [one.request for one in batch])
-            except Exception as error:
-                log.exception("small_model_failed requests=%s", len(batch))
-                outcomes = [SmallModelFailed(error)] * len(batch)
-            for one, outcome in zip(batch, outcomes, strict=True):
-                if not one.done.done():  # whoever asked may have been cancelled
-                    one.done.set_result(outcome)
+    async def _call_once(self, batch: Sequence[_Waiting]) -> None:
+        """Answer a batch with one call. A call that fails is told to its own batch."""
+        outcomes: Sequence[Outcome]
+        try:
+            outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, self._call, [one.request for one in batch])
+        except Exception as error:
+            log.exception("small_model_failed requests=%s", len(batch))
+            outcomes = [SmallModelFailed(error)] * len(batch)
+        for one, outcome in zip(batch, outcomes, strict=True):
+            if not one.done.done():  # whoever asked may have been cancelled
+                one.done.set_result(outcome)
 
     def _call(self, requests: Sequence[InferenceRequested]) -> list[SmallAnswer | Guess]:
         """On the thread: each embedder sees its texts once, and each classifier its own."""
@@ -125,10 +116,3 @@ class SmallModelTier:
         classifier = self._classifiers[model]
         given = classifier.classify([text_of(request) for request in asked], vectors)
         return [decide(classifier, text_of(r), label, r.parameters.labels) for r, label in zip(asked, given, strict=True)]
-
-    def _run_each_once(self) -> None:
-        for embedder in self._embedders.values():
-            embedder.embed(["warm up"])
-        for name, classifier in self._classifiers.items():
-            classifier.classify(["warm up"], self._embedders[self._embeds_for[name]].embed(["warm up"]))
-

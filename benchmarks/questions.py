@@ -22,6 +22,7 @@ from schemas.ids import uuid7
 from schemas.knowledge import AnswerLearned, Question, ScopeAssessed
 from streams.ports import Outgoing
 from streams.semantic.questions import packed
+from streams.semantic.trust import trust_key
 from streams.topics import KNOWLEDGE, KNOWLEDGE_TRUST
 
 _FILE = Path("questions/nq_open.benchmark.jsonl.gz")
@@ -100,7 +101,7 @@ async def make_known(asked: Sequence[str], settings: Settings, codec: Codec) -> 
         wealth=(0.0, 0.0, 0.0), limit=settings.semantic_error_bound, reason="put there by a benchmark", opened_at=0, recent=(),
         assessed_at=1,
     )  # fmt: skip
-    records.append(Outgoing(topic=KNOWLEDGE_TRUST, key=f"scope {scope}".encode(), event=trusted, headers=RecordHeaders()))
+    records.append(Outgoing(topic=KNOWLEDGE_TRUST, key=trust_key(trusted).encode(), event=trusted, headers=RecordHeaders()))
     await answers.apply(0, learned)
     await answers.close()
     publisher = KafkaPublisher(kafka_access(settings, ADMIN), codec)

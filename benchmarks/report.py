@@ -62,13 +62,28 @@ def write_json(name: str, content: Mapping[str, Any]) -> Path:
     return path
 
 
-def plot_latencies(name: str, title: str, series: Mapping[str, Sequence[tuple[float, float, float]]]) -> Path:
-    """Latency against rate on logarithmic axes: for each side (rate, p50, p99). benchmarks/results/NAME.png."""
+def plots() -> Any:
+    """matplotlib's pyplot, drawing to files; imported where a picture is made, since it takes a second."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
+    return plt
+
+
+def save_plot(name: str, figure: Any) -> Path:
+    """benchmarks/results/NAME.png; the figure is closed."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.png"
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plots().close(figure)
+    return path
+
+
+def plot_latencies(name: str, title: str, series: Mapping[str, Sequence[tuple[float, float, float]]]) -> Path:
+    """Latency against rate on logarithmic axes: for each side (rate, p50, p99). benchmarks/results/NAME.png."""
+    plt = plots()
     figure, axes = plt.subplots(figsize=(8, 5))
     for (side, points), colour in zip(series.items(), ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple"), strict=False):
         rates = [p[0] for p in points]
@@ -77,20 +92,12 @@ def plot_latencies(name: str, title: str, series: Mapping[str, Sequence[tuple[fl
     axes.set(xscale="log", yscale="log", xlabel="offered rate, requests/s", ylabel="latency from the intended send time, ms", title=title)
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.png"
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
-    return path
+    return save_plot(name, figure)
 
 
 def plot_shares(name: str, sets: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Path:
     """Wrong share of what is served against the share of duplicates served, a panel a set. benchmarks/results/NAME.png."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = plots()
     figure, panels = plt.subplots(1, len(sets), figsize=(6 * len(sets), 4.5), squeeze=False)
     for axes, (title, curves) in zip(panels[0], sets.items(), strict=True):
         for side, points in curves.items():
@@ -99,8 +106,4 @@ def plot_shares(name: str, sets: Mapping[str, Mapping[str, Sequence[tuple[float,
         axes.set(xlabel="duplicates served, %", ylabel="wrong among served, %", title=title, ylim=(0, 35))
         axes.grid(visible=True, alpha=0.3)
         axes.legend()
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.png"
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
-    return path
+    return save_plot(name, figure)

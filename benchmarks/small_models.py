@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.report import RESULTS, Target, machine, print_table, write_json
+from benchmarks.report import Target, machine, plots, print_table, save_plot, write_json
 from connectors.onnx.classifier import OnnxClassifier
 from connectors.onnx.embedder import OnnxEmbedder, open_tokenizer, padded
 from connectors.onnx.session import Precision, open_session
@@ -193,12 +193,7 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
 
 def reliability(sides: dict[str, Told], asked: Rows, bins: int = 10) -> None:
     """benchmarks/results/small_models.png: share right against confidence, in equally wide bins; the size of a dot is its rows."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, both = plt.subplots(1, 2, figsize=(11, 5), sharey=True)
+    figure, both = plots().subplots(1, 2, figsize=(11, 5), sharey=True)
     for axes, (title, kept) in zip(both, {"in scope": asked.classes != asked.outside, "all": asked.classes >= 0}.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
         for name, told in sides.items():
@@ -210,9 +205,7 @@ def reliability(sides: dict[str, Told], asked: Rows, bins: int = 10) -> None:
         axes.set(xlabel="confidence", ylabel="share right", title=f"CLINC150, benchmark part: {title}")
         axes.grid(visible=True, alpha=0.3)
         axes.legend()
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    figure.savefig(RESULTS / "small_models.png", dpi=110, bbox_inches="tight")
-    plt.close(figure)
+    save_plot("small_models", figure)
 
 
 def speed(settings: Settings, precision: Precision) -> tuple[dict[str, Any], list[Target]]:

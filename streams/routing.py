@@ -37,6 +37,11 @@ def routing_key(request: InferenceRequested) -> bytes:
     return hashlib.blake2b(canonical(request), digest_size=16).hexdigest().encode()
 
 
+def text_digest(text: str) -> str:
+    """A retracted text, as AnswerRetracted tells it."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 class EntryIds:
     """Ids of knowledge: keyed digests, so that nobody without the tenant's key can test a guess at a text.
 

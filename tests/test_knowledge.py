@@ -10,12 +10,12 @@ import pytest
 from msgspec.structs import replace
 
 from agents.projecting import KnowledgeProjection
-from infra.cli.knowledge_shelf import text_digest
 from schemas.codec import Codec
 from schemas.headers import RecordHeaders
 from schemas.knowledge import AnswerLearned, AnswerRetracted
 from schemas.record import Record
 from streams.ports import LogRecord
+from streams.routing import text_digest
 from streams.topics import KNOWLEDGE, retraction_key
 from tests.running_stack import RunningStack, eventually
 from tests.test_schemas import MemoryRegistry

@@ -109,7 +109,6 @@ def embedder() -> HashEmbedder:
 async def tier(classifier: OnnxClassifier, embedder: HashEmbedder) -> AsyncIterator[SmallModelTier]:
     """The tier over both."""
     made = SmallModelTier({"hash": embedder}, {"topics": classifier}, {"topics": "hash"})
-    await made.warm_up()
     embedder.calls.clear()
     yield made
     embedder.go.set()

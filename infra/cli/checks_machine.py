@@ -30,7 +30,7 @@ def machine_checks(settings: Settings) -> list[Check]:
         Check("memory", lambda: _memory(settings)),
         Check("model", lambda: _model(settings, settings.model)),
         Check("embedding model", lambda: _model(settings, settings.embedder)),
-        *([Check("verifier", lambda: _model(settings, settings.verifier))] if settings.verifier else []),
+        Check("verifier", lambda: _model(settings, settings.verifier)),
         Check("stack", lambda: _stack(settings)),
         Check("ports", lambda: _ports(settings)),
         Check("leftover processes", lambda: _leftovers(settings)),

@@ -23,6 +23,7 @@ from schemas.record import Record
 from streams.errors import PoisonError
 from streams.kafka_access import KafkaAccess
 from streams.ports import LogRecord, Outgoing
+from streams.routing import text_digest
 from streams.topics import KNOWLEDGE, KNOWLEDGE_CHECKS, KNOWLEDGE_TRUST, OPERATOR, is_retraction_key, retraction_key
 
 _EVERYTHING = 1 << 62  # records of a partition: compacted topics are read whole
@@ -153,11 +154,6 @@ def open_shelf(settings: Settings) -> Iterator[Shelf]:
             for record in log.read(log.last_windows(topic, _EVERYTHING), lambda _: True):
                 shelf.fold(record)
     yield shelf
-
-
-def text_digest(text: str) -> str:
-    """As in AnswerRetracted."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def secret_mark(settings: Settings) -> str:

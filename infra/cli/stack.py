@@ -50,7 +50,7 @@ def up(
     from infra.local.progress import RichProgress
 
     progress = RichProgress(out())
-    for model in filter(None, (settings.model, settings.embedder, settings.verifier)):
+    for model in (settings.model, settings.embedder, settings.verifier):
         if not models.is_pulled(settings, model):
             models.pull(settings, model, progress.note)
     stack = make_stack(settings, progress)

@@ -28,6 +28,11 @@ class TrustSettings:
     assurance: AssuranceRules
 
 
+def trust_key(event: EntryObserved | ScopeAssessed) -> str:
+    """Key of an event on `knowledge.trust`: compaction keeps the last of each entry and of each scope."""
+    return f"entry {event.entry_id}" if isinstance(event, EntryObserved) else f"scope {event.scope}"
+
+
 class Decision(NamedTuple):
     """`serve` the known answer, or generate and compare (`explore`), or neither."""
 
