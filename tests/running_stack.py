@@ -92,6 +92,17 @@ class RunningStack:
         """Let an agent or component that SIGSTOP froze go on."""
         self.kill(name, signal.SIGCONT)
 
+    @contextmanager
+    def frozen(self, *names: str) -> Iterator[None]:
+        """While agents or components stand still."""
+        for name in names:
+            self.kill(name, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for name in names:
+                self.resume(name)
+
     def ready(self, agent: str) -> bool:
         """Whether an agent's own process lives and says that it is ready."""
         record = self.record(agent)

@@ -104,16 +104,11 @@ def test_a_header_name_that_is_no_text_is_rejected_and_stops_nobody(stack: Runni
 def test_a_request_that_nobody_can_answer_in_time_is_failed_by_the_sweeper(stack: RunningStack) -> None:
     """Dispatcher and worker stand still: within a second of its deadline the request fails, and they go on afterwards."""
     frozen = ("dispatcher-0", "deep-learning-0")
-    for name in frozen:
-        stack.kill(name, signal.SIGSTOP)
-    try:
+    with stack.frozen(*frozen):
         client = stack.client()
         asked = request("nobody is there", deadline_s=3)
         client.submit(asked)
         final = answers(client, 20)[asked.request_id]
-    finally:
-        for name in frozen:
-            stack.resume(name)
     assert isinstance(final, InferenceFailed)
     assert (final.stage, final.code, final.retryable) == ("sweeper", "deadline_exceeded", True)
     assert asked.deadline_at is not None

@@ -103,9 +103,7 @@ def test_kafka_killed_in_the_middle(stack: RunningStack) -> None:
 def test_kafka_is_away_when_a_deadline_passes(stack: RunningStack) -> None:
     """Nobody can end the request meanwhile; within 5 s of Kafka's return its final event is there."""
     frozen = ("dispatcher-0", "deep-learning-0")
-    for name in frozen:
-        stack.kill(name, signal.SIGSTOP)
-    try:
+    with stack.frozen(*frozen):
         client = stack.client()
         asked = request("nobody, and no log", deadline_s=3)
         client.submit(asked)
@@ -117,9 +115,6 @@ def test_kafka_is_away_when_a_deadline_passes(stack: RunningStack) -> None:
         eventually(lambda: _answers_questions(stack), 60, "Kafka is back")
         finals = answers(client, 5)
         client.close()
-    finally:
-        for name in frozen:
-            stack.resume(name)
     final = finals[asked.request_id]
     assert isinstance(final, InferenceFailed) and final.code == "deadline_exceeded"
     for name in ("inference-0", "sweeper-0", *frozen):

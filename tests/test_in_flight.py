@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,11 +38,8 @@ def client(stack: RunningStack) -> Iterator[RequestClient]:
 def frozen(stack: RunningStack, name: str) -> Iterator[None]:
     """While an agent stands still; another test may have killed it, so that it is ready first."""
     eventually(lambda: stack.ready(name), 60, f"{name} is ready")
-    stack.kill(name, signal.SIGSTOP)
-    try:
+    with stack.frozen(name):
         yield
-    finally:
-        stack.resume(name)
 
 
 def submit(stack: RunningStack, client: RequestClient, *requests: InferenceRequested) -> None:

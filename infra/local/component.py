@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from infra.local.ports import Ports
 from infra.local.process import Child
 from infra.local.progress import Progress
 from infra.settings import Settings
@@ -87,3 +88,18 @@ class ProcessComponent:
     def record(self) -> dict[str, Any]:
         """Address, port and process."""
         return {**self.address(), "port": self.port, "restarts": self.restarts, **(self.child.record() if self.child else {})}
+
+
+class DataServer(ProcessComponent):
+    """Base of servers that come whole in a wheel and need a port and a data folder, and nothing else."""
+
+    usual_port = 0
+
+    def __init__(self, settings: Settings, ports: Ports) -> None:
+        super().__init__(settings)
+        self._ports = ports
+
+    def prepare(self, progress: Progress) -> None:  # noqa: ARG002 - the port's signature
+        """Choose the port and make the data folder."""
+        self.port = self._ports.choose(self.name, self.usual_port)
+        self.data.mkdir(parents=True, exist_ok=True)

@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from infra.local.component import ProcessComponent
-from infra.local.ports import HOST, Ports, listening
+from infra.local.component import DataServer
+from infra.local.ports import HOST, listening
 from infra.local.process import Child, wait_ready
-from infra.local.progress import Progress
-from infra.settings import Settings
-
-_USUAL_PORT = 19530
 
 
-class Milvus(ProcessComponent):
+class Milvus(DataServer):
     """The server of the `milvus-lite` wheel; nothing is downloaded. Its log of writes brings everything back after kill -9."""
 
     name = "milvus"
     title = "Milvus Lite"
-
-    def __init__(self, settings: Settings, ports: Ports) -> None:
-        super().__init__(settings)
-        self._ports = ports
-
-    def prepare(self, progress: Progress) -> None:  # noqa: ARG002 - the port's signature
-        """Choose the port and make the data folder."""
-        self.port = self._ports.choose(self.name, _USUAL_PORT)
-        self.data.mkdir(parents=True, exist_ok=True)
+    usual_port = 19530
 
     def start(self) -> None:
         """Spawn it. Without --host it would listen on all addresses."""

